@@ -1,0 +1,215 @@
+"""Cuts Shopify's Admin schema down to what our documents ask for.
+
+    python -m shopify_simulator.trim_schema FULL.json.gz
+
+reads the published introspection result and writes ``admin_2026-10.graphql`` beside this file:
+the fields and arguments that any document uses, the input types and enums those need, no
+description texts. The simulator thus refuses a field that Shopify does not have, and one that
+nobody has asked for yet; run this again after adding a document.
+
+It knows nothing of stores or of HTTP.
+"""
+
+import gzip
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from graphql import (
+    DefinitionNode,
+    DocumentNode,
+    EnumTypeDefinitionNode,
+    FieldDefinitionNode,
+    FieldNode,
+    GraphQLSchema,
+    InputObjectTypeDefinitionNode,
+    InputValueDefinitionNode,
+    InterfaceTypeDefinitionNode,
+    NamedTypeNode,
+    Node,
+    NonNullTypeNode,
+    ObjectTypeDefinitionNode,
+    ScalarTypeDefinitionNode,
+    SchemaDefinitionNode,
+    TypeInfo,
+    TypeInfoVisitor,
+    UnionTypeDefinitionNode,
+    VariableDefinitionNode,
+    Visitor,
+    build_client_schema,
+    get_named_type,
+    parse,
+    print_ast,
+    print_schema,
+    validate,
+    visit,
+)
+
+HERE = Path(__file__).parent
+TRIMMED = HERE / "admin_2026-10.graphql"
+DOCUMENT_FOLDERS = (
+    HERE / "queries",
+    HERE.parent / "shopsync_pipeline" / "shopify" / "documents",
+)
+
+Composite = ObjectTypeDefinitionNode | InterfaceTypeDefinitionNode
+KeptInFull = EnumTypeDefinitionNode | InputObjectTypeDefinitionNode | ScalarTypeDefinitionNode
+TYPE_DEFINITIONS = (
+    ObjectTypeDefinitionNode,
+    InterfaceTypeDefinitionNode,
+    UnionTypeDefinitionNode,
+    EnumTypeDefinitionNode,
+    InputObjectTypeDefinitionNode,
+    ScalarTypeDefinitionNode,
+)
+
+
+class Usage(Visitor):
+    """Gathers the types, fields and arguments that documents name."""
+
+    def __init__(self, type_info: TypeInfo) -> None:
+        super().__init__()
+        self.type_info = type_info
+        self.types: set[str] = set()
+        self.fields: set[tuple[str, str]] = set()
+        self.arguments: set[tuple[str, str, str]] = set()
+
+    def enter_field(self, node: FieldNode, *_: Any) -> None:
+        parent, kind = self.type_info.get_parent_type(), self.type_info.get_type()
+        if parent is None or kind is None:
+            return
+        field = node.name.value
+        self.types |= {parent.name, get_named_type(kind).name}
+        self.fields.add((parent.name, field))
+        self.arguments |= {(parent.name, field, given.name.value) for given in node.arguments}
+
+    def enter_variable_definition(self, node: VariableDefinitionNode, *_: Any) -> None:
+        self.types |= set(_named_types(node.type))
+
+
+def load_full_schema(path: Path) -> GraphQLSchema:
+    with gzip.open(path) as packed:
+        introspection = json.load(packed)
+    # Shopify's schema breaks a rule or two of the specification, so it is not validated itself.
+    return build_client_schema(introspection.get("data", introspection), assume_valid=True)
+
+
+def read_documents(folders: Iterable[Path] = DOCUMENT_FOLDERS) -> dict[Path, DocumentNode]:
+    files = sorted(path for folder in folders for path in folder.glob("*.graphql"))
+    return {path: parse(path.read_text(encoding="utf-8")) for path in files}
+
+
+def usage_of(schema: GraphQLSchema, documents: dict[Path, DocumentNode]) -> Usage:
+    """Raises ValueError naming the file that is not valid against the full schema."""
+    type_info = TypeInfo(schema)
+    usage = Usage(type_info)
+    for path, document in documents.items():
+        if problems := validate(schema, document):
+            raise ValueError(f"{path.name}: {problems[0].message}")
+        visit(document, TypeInfoVisitor(type_info, usage))
+    return usage
+
+
+def trim(schema: GraphQLSchema, usage: Usage) -> str:
+    whole = parse(print_schema(schema), no_location=True)
+    by_name = {
+        node.name.value: node for node in whole.definitions if isinstance(node, TYPE_DEFINITIONS)
+    }
+    schema_node = [node for node in whole.definitions if isinstance(node, SchemaDefinitionNode)]
+    composites = [
+        _trim_composite(node, usage)
+        for name, node in by_name.items()
+        if name in usage.types and isinstance(node, Composite)
+    ]
+    needed = _closure(by_name, usage.types | set(_all_named_types(composites)))
+    definitions = [*schema_node, *composites, *(_bare(by_name[name]) for name in sorted(needed))]
+    return "\n\n".join(print_ast(definition) for definition in definitions) + "\n"
+
+
+def _trim_composite(node: Composite, usage: Usage) -> Composite:
+    name = node.name.value
+    interfaces = tuple(kept for kept in node.interfaces if kept.name.value in usage.types)
+    owners = {name, *(kept.name.value for kept in interfaces)}
+    fields = tuple(
+        _trim_field(field, owners, usage)
+        for field in node.fields
+        if any((owner, field.name.value) in usage.fields for owner in owners)
+    )
+    node.description, node.interfaces, node.fields = None, interfaces, fields
+    return node
+
+
+def _trim_field(field: FieldDefinitionNode, owners: set[str], usage: Usage) -> FieldDefinitionNode:
+    name = field.name.value
+    field.description = None
+    field.arguments = tuple(
+        _without_description(argument)
+        for argument in field.arguments
+        if isinstance(argument.type, NonNullTypeNode)
+        or any((owner, name, argument.name.value) in usage.arguments for owner in owners)
+    )
+    return field
+
+
+def _without_description(value: InputValueDefinitionNode) -> InputValueDefinitionNode:
+    value.description = None
+    return value
+
+
+def _closure(by_name: dict[str, Any], wanted: set[str]) -> set[str]:
+    """The enums, input types and scalars behind these names, inputs within inputs included."""
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        node = by_name.get(name)
+        if name in found or not isinstance(node, KeptInFull):
+            continue
+        found.add(name)
+        wanted |= set(_named_types(node))
+    return found
+
+
+def _bare(node: Any) -> DefinitionNode:
+    node.description = None
+    parts: Iterable[Any] = ()
+    if isinstance(node, EnumTypeDefinitionNode):
+        parts = node.values
+    elif isinstance(node, InputObjectTypeDefinitionNode):
+        parts = node.fields
+    for part in parts:
+        part.description = None
+    bare: DefinitionNode = node
+    return bare
+
+
+def _all_named_types(nodes: Iterable[Node]) -> Iterator[str]:
+    for node in nodes:
+        yield from _named_types(node)
+
+
+def _named_types(node: Node) -> list[str]:
+    names: list[str] = []
+
+    class Names(Visitor):
+        def enter_named_type(self, named: NamedTypeNode, *_: Any) -> None:
+            names.append(named.name.value)
+
+    visit(node, Names())
+    return names
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m shopify_simulator.trim_schema FULL.json.gz", file=sys.stderr)
+        return 2
+    schema = load_full_schema(Path(arguments[0]))
+    documents = read_documents()
+    TRIMMED.write_text(trim(schema, usage_of(schema, documents)), encoding="utf-8")
+    print(f"{TRIMMED.name}: {TRIMMED.stat().st_size} bytes for {len(documents)} documents")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,262 @@
+"""The command line: reads arguments, calls the engine, prints; decides nothing.
+
+Every failure is one sentence on stderr and exit code 1. Tokens are read from a prompt, from
+standard input or from the environment, never from an argument, which others could see in the
+process list.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from shopsync_pipeline import demo as demo_round
+from shopsync_pipeline import local, views
+from shopsync_pipeline.db import integrations, requests, roles, schema
+from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
+from shopsync_pipeline.models import Credentials, SyncRequest
+from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
+from shopsync_pipeline.sync.connect import connect_store
+from shopsync_pipeline.sync.doctor import examine
+from shopsync_pipeline.sync.organizations import open_engine
+
+app = typer.Typer(
+    help="The customers of many Shopify stores in one Postgres table.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+db_app = typer.Typer(help="The tables and roles in Postgres.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
+
+out = Console()
+err = Console(stderr=True)
+
+PICKED_UP_WITHIN = 60.0
+"""Seconds in which a running daemon starts what was asked: its tick, and a run's process."""
+
+Organization = Annotated[str, typer.Argument(help="The organizationId, such as acme.")]
+Shop = Annotated[str, typer.Argument(help="The store's domain: name.myshopify.com.")]
+
+
+def main() -> None:
+    """The console script `shopsync`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    try:
+        app()
+    except ShopsyncError as error:
+        _fail(str(error))
+
+
+@app.command()
+def up() -> None:
+    """Run the database, its migrations, the Dagster UI and daemon, until Ctrl-C."""
+    with local.databases(Settings.from_env(), migrate=True) as settings:
+        out.print("Starting Dagster ...")
+        with local.dagster_running(settings) as processes:
+            out.print(f"Dagster UI   {local.ui_url(settings)}")
+            out.print(f"Logs         {settings.home / 'logs'}")
+            out.print("Ctrl-C stops all. Connect a store with: shopsync connect ORG SHOP")
+            with _until_interrupted():
+                while True:
+                    processes.check()
+                    time.sleep(1)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="One round, then exit.")] = False,
+) -> None:
+    """Three simulated stores, synced by Dagster, with live traffic until Ctrl-C."""
+    with _until_interrupted():
+        demo_round.run(Settings.from_env(), out, once=once)
+
+
+@app.command("connect")
+def connect_(
+    organization: Organization,
+    shop: Shop,
+    client_id: Annotated[
+        str | None, typer.Option(help="Of a Dev Dashboard app; then its secret is asked for.")
+    ] = None,
+    expiring: Annotated[
+        bool, typer.Option("--expiring", help="An expiring offline token: asks for all four.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Shown in tables; else the shop's own.")] = None,
+) -> None:
+    """Connect a store, once Shopify has accepted its credentials.
+
+    They are asked for, or read from SHOPIFY_ACCESS_TOKEN, SHOPIFY_CLIENT_SECRET and
+    SHOPIFY_REFRESH_TOKEN.
+    """
+    organization, shop = checked_organization(organization), checked_shop(shop)
+    held = _asked_credentials(client_id, expiring)
+    with local.databases(Settings.from_env()) as settings, open_engine(settings) as engine:
+        stored = connect_store(
+            engine, organization_id=organization, shop=shop, held=held, name=name
+        )
+    out.print(
+        f"Connected {stored.shop} to {organization}: {stored.customers_count} customers. "
+        f"The hourly sync reads them; now: shopsync sync {organization}"
+    )
+
+
+@app.command()
+def disconnect(organization: Organization, shop: Shop) -> None:
+    """Stop syncing a store and forget its tokens; its customers stay."""
+    with _tables() as conn, conn.transaction():
+        found = integrations.disconnect(
+            conn, organization_id=checked_organization(organization), shop=checked_shop(shop)
+        )
+    if not found:
+        raise ConfigurationError(f"{organization} has no connected store {shop}.")
+    out.print(f"Disconnected {shop} from {organization}. Its customers stay in the table.")
+
+
+@app.command()
+def sync(
+    organizations: Annotated[
+        list[str] | None, typer.Argument(help="organizationIds; none for all.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read the whole store again.")] = False,
+) -> None:
+    """Have Dagster sync organizations now, and wait for the result."""
+    with _tables() as conn:
+        wanted = organizations or integrations.organizations(conn)
+        if not wanted:
+            raise ConfigurationError("No store is connected. Connect one: shopsync connect.")
+        mode = "full" if full else "incremental"
+        filed = [
+            requests.file(conn, kind="sync", organization_id=checked_organization(o), mode=mode)
+            for o in wanted
+        ]
+        ended = _followed(conn, filed)
+    out.print(views.requests_table(ended))
+    failed = [request for request in ended if request.status == "failed"]
+    for request in failed:
+        err.print(f"{request.error}", style="red", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status() -> None:
+    """How each store fares."""
+    with _tables() as conn:
+        out.print(views.stores_table(integrations.everything(conn)))
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, database, keys, stores and daemon; each trouble with its remedy."""
+    with local.databases(Settings.from_env()) as settings:
+        os.environ.update(local.environment(settings))
+        findings = examine(settings)
+    out.print(views.findings_table(findings))
+    if any(not finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+@db_app.command()
+def upgrade() -> None:
+    """Bring the tables to this release."""
+    with local.databases(Settings.from_env(), migrate=True):
+        out.print(f"The tables are at schema {schema.head()}.")
+
+
+@db_app.command("roles")
+def roles_(
+    dagster_password: Annotated[
+        str, typer.Option(help="For Dagster's role; stands in the SQL.")
+    ] = "CHANGE-ME",  # noqa: S107
+) -> None:
+    """Create the roles and Dagster's database, or print the SQL for an administrator."""
+    settings = Settings.from_env()
+    if settings.database_url is None:
+        with local.databases(settings, migrate=True):
+            out.print("The embedded database has its roles.")
+            return
+    steps = [*roles.analyst_steps(), *roles.dagster_steps(dagster_password)]
+    left = roles.apply(settings.database_url, steps)
+    if left:
+        err.print("The user of DATABASE_URL may not create roles. As an administrator, run:")
+    out.print("\n".join(left) if left else "The roles are there.", markup=False, soft_wrap=True)
+
+
+def _asked_credentials(client_id: str | None, expiring: bool) -> Credentials:
+    if client_id is None and not expiring:
+        return Credentials(access_token=_secret("Access token", "SHOPIFY_ACCESS_TOKEN"))
+    if client_id is None:
+        raise ConfigurationError("An expiring token is renewed by its app: give --client-id too.")
+    secret = _secret("Client secret", "SHOPIFY_CLIENT_SECRET")
+    if not expiring:
+        return Credentials(client_id=client_id, client_secret=secret)
+    refresh = _secret("Refresh token", "SHOPIFY_REFRESH_TOKEN")
+    return Credentials(client_id=client_id, client_secret=secret, refresh_token=refresh)
+
+
+def _secret(label: str, variable: str) -> str:
+    """From the environment, a prompt, or standard input where that is no terminal."""
+    text = os.environ.get(variable)
+    if text is None and sys.stdin.isatty():
+        text = typer.prompt(label, hide_input=True)
+    if text is None:
+        text = sys.stdin.readline()
+    text = text.strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{label}: empty, or with characters no token has.")
+    return text
+
+
+def _followed(conn: Conn, request_ids: list[str]) -> list[SyncRequest]:
+    """Wait for the requests to end. Raises ConfigurationError where nobody takes them up."""
+    began = time.monotonic()
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=out
+    ) as progress:
+        task = progress.add_task("queued")
+        while True:
+            found = [requests.get(conn, request_id) for request_id in request_ids]
+            states = [request.status for request in found if request is not None]
+            progress.update(task, description=views.progress_text(states))
+            if all(state in ("succeeded", "failed") for state in states):
+                return [request for request in found if request is not None]
+            waiting = time.monotonic() - began
+            if waiting > PICKED_UP_WITHIN and all(state == "queued" for state in states):
+                raise ConfigurationError(
+                    "Nothing has taken the request up. It stays queued; start the Dagster daemon: "
+                    "shopsync up."
+                )
+            time.sleep(local.POLL_SECONDS)
+
+
+@contextmanager
+def _tables() -> Iterator[Conn]:
+    """A connection to tables of this release."""
+    with (
+        local.databases(Settings.from_env()) as settings,
+        connect(settings.required_database_url()) as conn,
+    ):
+        schema.check(conn)
+        yield conn
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        out.print("Stopping ...")
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"shopsync: {message}", style="red", markup=False, soft_wrap=True)
+    sys.exit(1)

@@ -1,0 +1,94 @@
+"""Credentials at rest: encrypted before they reach Postgres, decrypted after they leave it.
+
+The keys are Fernet keys, the first of which encrypts; the others are for what an earlier
+first key wrote. A database dump without them holds no token.
+"""
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.errors import ConfigurationError
+from shopsync_pipeline.models import Credentials
+
+
+class Cipher:
+    """Raises ConfigurationError for a key that is none."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
+        except ValueError:
+            raise ConfigurationError(
+                "SHOPSYNC_ENCRYPTION_KEY holds something that is no Fernet key (32 bytes in "
+                "url-safe base64)."
+            ) from None
+
+    def encrypt(self, text: str | None) -> str | None:
+        return None if text is None else self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, text: str | None) -> str | None:
+        """Raises ConfigurationError where no key fits."""
+        if text is None:
+            return None
+        try:
+            return self._fernet.decrypt(text.encode()).decode()
+        except InvalidToken:
+            raise ConfigurationError(
+                "Stored credentials cannot be decrypted: SHOPSYNC_ENCRYPTION_KEY lacks the key "
+                "that encrypted them. Add it, or connect the store again."
+            ) from None
+
+
+def any_stored(conn: Conn) -> bool:
+    """Whether a new encryption key would make something unreadable."""
+    return (
+        conn.execute(
+            """
+            SELECT 1 FROM integrations
+            WHERE coalesce("accessToken", "refreshToken", "clientSecret", "webhookSecret")
+                  IS NOT NULL LIMIT 1
+            """
+        ).fetchone()
+        is not None
+    )
+
+
+def load(conn: Conn, cipher: Cipher, integration_id: str) -> Credentials:
+    row = conn.execute(
+        """
+        SELECT "accessToken", "accessTokenExpiresAt", "clientId", "clientSecret",
+               "refreshToken", "refreshTokenExpiresAt"
+        FROM integrations WHERE "id" = %s
+        """,
+        [integration_id],
+    ).fetchone()
+    assert row is not None, integration_id
+    return Credentials(
+        access_token=cipher.decrypt(row[0]),
+        expires_at=row[1],
+        client_id=row[2],
+        client_secret=cipher.decrypt(row[3]),
+        refresh_token=cipher.decrypt(row[4]),
+        refresh_expires_at=row[5],
+    )
+
+
+def store(conn: Conn, cipher: Cipher, integration_id: str, credentials: Credentials) -> None:
+    """Replace all of them by one statement, so that a pair of tokens is never torn apart."""
+    conn.execute(
+        """
+        UPDATE integrations SET
+          "accessToken" = %s, "accessTokenExpiresAt" = %s, "clientId" = %s, "clientSecret" = %s,
+          "refreshToken" = %s, "refreshTokenExpiresAt" = %s, "updatedAt" = clock_timestamp()
+        WHERE "id" = %s
+        """,
+        [
+            cipher.encrypt(credentials.access_token),
+            credentials.expires_at,
+            credentials.client_id,
+            cipher.encrypt(credentials.client_secret),
+            cipher.encrypt(credentials.refresh_token),
+            credentials.refresh_expires_at,
+            integration_id,
+        ],
+    )

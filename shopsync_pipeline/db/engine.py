@@ -1,0 +1,138 @@
+"""Connections, transactions and Postgres's clock; what is said over them is said elsewhere.
+
+Every connection is in autocommit: a transaction is always an explicit block. An error of
+Postgres leaves this module only as DatabaseTrouble, for Postgres quotes values and rows in
+its messages and those are people's data.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble
+
+T = TypeVar("T")
+Conn = psycopg.Connection[tuple[Any, ...]]
+Pool = ConnectionPool[Conn]
+
+SCHEMES = {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}
+PRISMA_ONLY = {"schema", "pgbouncer", "connection_limit", "pool_timeout", "sslaccept"}
+TRANSACTION_TRIES = 5
+
+
+def libpq_url(url: str) -> str:
+    """For psycopg 3 and libpq, from any spelling a user may have (the app's, with Prisma's
+    own parameters, included). Raises ConfigurationError for another kind of database."""
+    return _with_scheme(url, "postgresql")
+
+
+def sqlalchemy_url(url: str) -> str:
+    return _with_scheme(url, "postgresql+psycopg")
+
+
+def dagster_url(url: str) -> str:
+    """dagster-postgres needs psycopg 2, which a bare URL no longer means in SQLAlchemy 2.1."""
+    return _with_scheme(url, "postgresql+psycopg2")
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise ConfigurationError("DATABASE_URL must begin with postgresql://.")
+    kept = [(k, v) for k, v in parse_qsl(parts.query) if k not in PRISMA_ONLY]
+    return urlunsplit(parts._replace(scheme=scheme, query=urlencode(kept)))
+
+
+def connect(url: str) -> Conn:
+    """One connection of its own. Raises DatabaseTrouble where it cannot be had."""
+    try:
+        conn = psycopg.connect(libpq_url(url), autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        raise scrubbed(error) from None
+    conn.execute("SET TIME ZONE 'UTC'")
+    return conn
+
+
+@contextmanager
+def open_pool(url: str, *, size: int) -> Iterator[Pool]:
+    """At most `size` connections, opened as they are needed and closed at the end."""
+    pool: Pool = ConnectionPool(
+        libpq_url(url),
+        min_size=1,
+        max_size=size,
+        open=False,
+        kwargs={"autocommit": True, "options": "-c timezone=UTC"},
+        name="shopsync",
+    )
+    with pool:
+        yield pool
+
+
+def read(pool: Pool, work: Callable[[Conn], T]) -> T:
+    """Run `work`, one statement, without a transaction around it. Raises DatabaseTrouble."""
+    try:
+        with pool.connection() as conn:
+            return work(conn)
+    except psycopg.Error as error:
+        raise scrubbed(error) from None
+
+
+def transact(pool: Pool, work: Callable[[Conn], T]) -> T:
+    """Run `work` in one transaction; a deadlock or a serialization failure runs it again.
+
+    Raises DatabaseTrouble after five of them, or at once for any other error of Postgres.
+    """
+    for left in reversed(range(TRANSACTION_TRIES)):
+        try:
+            with pool.connection() as conn, conn.transaction():
+                return work(conn)
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+            if not left:
+                raise scrubbed(error) from None
+        except psycopg.Error as error:
+            raise scrubbed(error) from None
+    raise AssertionError("unreachable")
+
+
+def scrubbed(error: psycopg.Error) -> DatabaseTrouble:
+    """What may be told of an error: class and SQLSTATE; the message only where no row or
+    value can stand in it (connection trouble)."""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return DatabaseTrouble(
+            f"Postgres cannot be reached: {str(error).strip()}. Check DATABASE_URL and the server."
+        )
+    kind = type(error).__name__
+    return DatabaseTrouble(
+        f"Postgres refused with {kind} (SQLSTATE {error.sqlstate}). Its own log has the details."
+    )
+
+
+def clock(conn: Conn) -> datetime:
+    """Now, on Postgres's clock, cut to the milliseconds that `timestamptz(3)` keeps."""
+    row = conn.execute("SELECT date_trunc('milliseconds', clock_timestamp())").fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment
+
+
+def refuse_transaction_pooler(url: str) -> None:
+    """Raises ConfigurationError behind a transaction pooler, which breaks LISTEN and session locks.
+
+    A setting of the session is made, then another client takes the server connection: behind
+    such a pooler the first client goes on with a different one, where the setting is unknown.
+    """
+    with connect(url) as first, connect(url) as second:
+        first.execute("SELECT set_config('shopsync.session', 'kept', false)")
+        with second.transaction():
+            second.execute("SELECT 1")
+            row = first.execute("SELECT current_setting('shopsync.session', true)").fetchone()
+    if row is None or row[0] != "kept":
+        raise ConfigurationError(
+            "DATABASE_URL goes through a transaction pooler, which breaks LISTEN and session "
+            "locks. Give the direct connection (often port 5432 in place of 6543)."
+        )

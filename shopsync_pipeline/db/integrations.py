@@ -1,0 +1,279 @@
+"""The table `integrations`: which stores there are, how they fare, and how far each was read."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.errors import IntegrationInactive, SyncConflict
+from shopsync_pipeline.models import Integration, Window
+
+FRESH_FOR = timedelta(minutes=30)
+
+# A store is due when it is active, was not synced within FRESH_FOR, is not put off, and no run
+# holds its lock. Shopify's clock wrote lastSyncAt; a few seconds of difference do not matter here.
+DUE = """
+  i."isActive"
+  AND (i."lastSyncAt" IS NULL OR i."lastSyncAt" <= %(now)s - %(fresh_for)s::interval)
+  AND (i."retryAt" IS NULL OR i."retryAt" <= %(now)s)
+"""
+
+
+def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: int) -> Integration:
+    """The integration of this store, made or made active again; its trouble is forgotten.
+
+    One that was inactive may have missed deletions and changes for any time, so it starts
+    with a full load. A store that was renamed keeps its integration, told by `shop_id`.
+    """
+    conn.execute(
+        """
+        UPDATE integrations SET "shop" = %(shop)s
+        WHERE "organizationId" = %(organization)s AND "shopId" = %(shop_id)s
+          AND NOT EXISTS (SELECT FROM integrations
+                          WHERE "organizationId" = %(organization)s AND "shop" = %(shop)s)
+        """,
+        {"shop": shop, "organization": organization_id, "shop_id": shop_id},
+    )
+    row = conn.execute(
+        """
+        INSERT INTO integrations AS i ("organizationId", "shop", "name", "shopId")
+        VALUES (%s, %s, %s, %s)
+        ON CONFLICT ON CONSTRAINT "organizationId_platform_shop" DO UPDATE SET
+          "name" = excluded."name", "shopId" = excluded."shopId", "isActive" = true,
+          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL,
+          "watermark" = CASE WHEN i."isActive" THEN i."watermark" END,
+          "updatedAt" = clock_timestamp()
+        RETURNING "id"
+        """,
+        [organization_id, shop, name, shop_id],
+    ).fetchone()
+    assert row is not None
+    return get(conn, row[0])
+
+
+def disconnect(conn: Conn, *, organization_id: str, shop: str) -> bool:
+    """Stop syncing the store and forget its tokens; waits for a merge that is under way.
+
+    Its customers and its row stay. False where there is no such active store.
+    """
+    found = conn.execute(
+        """
+        SELECT "id" FROM integrations
+        WHERE "organizationId" = %s AND "shop" = %s AND "isActive" FOR UPDATE
+        """,
+        [organization_id, shop],
+    ).fetchone()
+    if found is None:
+        return False
+    conn.execute(
+        """
+        UPDATE integrations SET "isActive" = false, "accessToken" = NULL, "refreshToken" = NULL,
+          "accessTokenExpiresAt" = NULL, "refreshTokenExpiresAt" = NULL,
+          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
+          "updatedAt" = clock_timestamp()
+        WHERE "id" = %s
+        """,
+        [found[0]],
+    )
+    return True
+
+
+def get(conn: Conn, integration_id: str) -> Integration:
+    (integration,) = _select(conn, 'i."id" = %(id)s', {"id": integration_id})
+    return integration
+
+
+def everything(conn: Conn) -> list[Integration]:
+    """All, also those that left, by organization and shop."""
+    return _select(conn, "true", {})
+
+
+def active_of(conn: Conn, organizations: Iterable[str]) -> list[Integration]:
+    """The active stores of these organizations, by organization and shop."""
+    return _select(
+        conn,
+        'i."isActive" AND i."organizationId" = ANY(%(organizations)s)',
+        {"organizations": list(organizations)},
+    )
+
+
+def organizations(conn: Conn) -> list[str]:
+    """Every organization that ever connected a store, the oldest first."""
+    rows = conn.execute(
+        """SELECT "organizationId" FROM integrations GROUP BY 1 ORDER BY min("createdAt"), 1"""
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def is_due(conn: Conn, integration_id: str, now: datetime) -> bool:
+    """Asked again under the lock: another run may have synced it meanwhile."""
+    arguments = {"id": integration_id, "now": now, "fresh_for": FRESH_FOR}
+    return bool(_select(conn, f'i."id" = %(id)s AND {DUE}', arguments))
+
+
+def due_organizations(conn: Conn, now: datetime) -> tuple[list[str], int]:
+    """Organizations with a store that is due and that no run is syncing, and the number of
+    those with active stores of which none is."""
+    rows = conn.execute(
+        f"""
+        WITH running AS (
+          SELECT (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
+          WHERE locktype = 'advisory' AND objsubid = 1
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        )
+        SELECT i."organizationId", bool_or({DUE}
+          AND hashtextextended(i."id", 0) NOT IN (SELECT key FROM running))
+        FROM integrations i WHERE i."isActive" GROUP BY 1 ORDER BY 1
+        """,  # noqa: S608
+        {"now": now, "fresh_for": FRESH_FOR},
+    ).fetchall()
+    due = [organization for organization, is_due in rows if is_due]
+    return due, len(rows) - len(due)
+
+
+def late(conn: Conn, since: datetime) -> tuple[list[str], list[str]]:
+    """Active stores not synced since then, in words: those that are well, and those in trouble."""
+    rows = conn.execute(
+        """
+        SELECT "status" = 'ok',
+               format('%%s, %%s: %%s, last synced %%s', "organizationId", "shop", "status",
+                      coalesce(to_char("lastSyncAt", 'YYYY-MM-DD HH24:MI'), 'never'))
+        FROM integrations
+        WHERE "isActive"
+          AND ("status" <> 'ok' OR coalesce("lastSyncAt", "createdAt") < %s)
+        ORDER BY "organizationId", "shop"
+        """,
+        [since],
+    ).fetchall()
+    return [line for ok, line in rows if ok], [line for ok, line in rows if not ok]
+
+
+def share(conn: Conn, integration_id: str) -> None:
+    """Hold the row against a disconnect until the transaction ends.
+
+    Raises IntegrationInactive where the store has left.
+    """
+    row = conn.execute(
+        'SELECT "isActive", "organizationId", "shop" FROM integrations WHERE "id" = %s FOR SHARE',
+        [integration_id],
+    ).fetchone()
+    if row is None or not row[0]:
+        whom = f"{row[1]}, {row[2]}" if row else integration_id
+        raise IntegrationInactive(
+            f"{whom}: the store was disconnected while it was being synced; nothing more of it "
+            "is written."
+        )
+
+
+def record_probe(
+    conn: Conn, integration_id: str, *, shop_id: int, customers_count: int, scopes: Sequence[str]
+) -> None:
+    """What Shopify said of the store itself at the start of a pull."""
+    conn.execute(
+        """
+        UPDATE integrations SET "shopId" = %s, "customersCount" = %s, "scopes" = %s,
+          "customersCountAt" = clock_timestamp(), "updatedAt" = clock_timestamp()
+        WHERE "id" = %s
+        """,
+        [shop_id, customers_count, list(scopes), integration_id],
+    )
+
+
+def open_window(conn: Conn, integration_id: str, window: Window) -> None:
+    """Replaces an open one; the caller holds the integration's lock."""
+    conn.execute(
+        """
+        UPDATE integrations SET "windowFrom" = %s, "windowTo" = %s, "windowCursor" = NULL,
+          "windowReached" = NULL, "updatedAt" = clock_timestamp() WHERE "id" = %s
+        """,
+        [window.since, window.until, integration_id],
+    )
+
+
+def advance_window(conn: Conn, integration: Integration, before: Window, after: Window) -> None:
+    """Record that the page from `before` to `after` is merged, in the transaction that merges it.
+
+    Raises SyncConflict where another pull moved the window, so that this page is rolled back.
+    """
+    moved = conn.execute(
+        """
+        UPDATE integrations SET "windowCursor" = %s, "windowReached" = %s,
+          "updatedAt" = clock_timestamp()
+        WHERE "id" = %s AND "windowTo" = %s AND "windowCursor" IS NOT DISTINCT FROM %s
+        """,
+        [after.cursor, after.reached, integration.id, before.until, before.cursor],
+    ).rowcount
+    _one_row(moved, integration)
+
+
+def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
+    """The last page is merged: everything up to `window.until` is here, and the store is well."""
+    moved = conn.execute(
+        """
+        UPDATE integrations SET "watermark" = %(until)s, "lastSyncAt" = %(until)s,
+          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
+          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL, "updatedAt" = clock_timestamp()
+        WHERE "id" = %(id)s AND "windowTo" = %(until)s
+          AND "windowCursor" IS NOT DISTINCT FROM %(cursor)s
+        """,
+        {"until": window.until, "id": integration.id, "cursor": window.cursor},
+    ).rowcount
+    _one_row(moved, integration)
+
+
+def record_trouble(
+    conn: Conn, integration_id: str, *, status: str | None, retry_at: datetime | None, error: str
+) -> None:
+    """Put the store off until `retry_at`; `status` None leaves it (trouble that may pass)."""
+    conn.execute(
+        """
+        UPDATE integrations SET "status" = coalesce(%s, "status"), "retryAt" = %s,
+          "lastError" = %s, "updatedAt" = clock_timestamp() WHERE "id" = %s
+        """,
+        [status, retry_at, error, integration_id],
+    )
+
+
+def _one_row(count: int, integration: Integration) -> None:
+    if count != 1:
+        raise SyncConflict(
+            f"{integration.organization_id}, {integration.shop}: another pull moved the window; "
+            "this page was not stored and the other pull goes on."
+        )
+
+
+def _select(conn: Conn, condition: str, arguments: dict[str, Any]) -> list[Integration]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            f'SELECT i.* FROM integrations i WHERE {condition} ORDER BY "organizationId", "shop"',  # noqa: S608
+            arguments,
+        ).fetchall()
+    return [_integration(row) for row in rows]
+
+
+def _integration(row: dict[str, Any]) -> Integration:
+    window = None
+    if row["windowTo"] is not None:
+        window = Window(
+            since=row["windowFrom"],
+            until=row["windowTo"],
+            cursor=row["windowCursor"],
+            reached=row["windowReached"],
+        )
+    return Integration(
+        id=row["id"],
+        organization_id=row["organizationId"],
+        shop=row["shop"],
+        name=row["name"],
+        shop_id=row["shopId"],
+        is_active=row["isActive"],
+        status=row["status"],
+        retry_at=row["retryAt"],
+        last_sync_at=row["lastSyncAt"],
+        watermark=row["watermark"],
+        window=window,
+        last_error=row["lastError"],
+        customers_count=row["customersCount"],
+    )

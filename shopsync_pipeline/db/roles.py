@@ -1,0 +1,110 @@
+"""The roles beside the owner: who may read what, and Dagster's own database.
+
+`shopsync_analyst` reads the schema `analytics` and nothing else; grant it to people.
+`shopsync_dagster` owns the database `dagster`, with a limit of connections, so that a storm of
+runs cannot take those the sync needs, and no right to any table of ours.
+"""
+
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from shopsync_pipeline.db.engine import Conn, connect, scrubbed
+
+DAGSTER_DATABASE = "dagster"
+DAGSTER_ROLE = "shopsync_dagster"
+DAGSTER_CONNECTIONS = 80
+ANALYST_ROLE = "shopsync_analyst"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One statement, and a query that says whether it was done already."""
+
+    statement: sql.SQL | sql.Composed
+    done: str | None = None
+    arguments: tuple[str, ...] = field(default=())
+
+
+def analyst_steps() -> list[Step]:
+    role = sql.Identifier(ANALYST_ROLE)
+    return [
+        _create_role(sql.SQL("CREATE ROLE {} NOLOGIN").format(role), ANALYST_ROLE),
+        Step(statement=sql.SQL("GRANT USAGE ON SCHEMA analytics TO {}").format(role)),
+        Step(
+            statement=sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {}").format(role)
+        ),
+    ]
+
+
+def dagster_steps(password: str) -> list[Step]:
+    role = sql.Identifier(DAGSTER_ROLE)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} CONNECTION LIMIT {}").format(
+        role, sql.Literal(password), sql.Literal(DAGSTER_CONNECTIONS)
+    )
+    database = sql.Identifier(DAGSTER_DATABASE)
+    return [
+        _create_role(create, DAGSTER_ROLE),
+        # Only a member of a role may give it a database; needed where the caller is no superuser.
+        Step(statement=sql.SQL("GRANT {} TO CURRENT_USER").format(role)),
+        Step(
+            statement=sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role),
+            done="SELECT 1 FROM pg_database WHERE datname = %s",
+            arguments=(DAGSTER_DATABASE,),
+        ),
+        Step(statement=sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database)),
+    ]
+
+
+def missing(conn: Conn, steps: list[Step]) -> list[Step]:
+    """The steps that are still to be done, in order; those without a query always are."""
+    return [
+        step
+        for step in steps
+        if step.done is None or conn.execute(step.done, step.arguments).fetchone() is None
+    ]
+
+
+def apply(url: str, steps: list[Step]) -> list[str]:
+    """Do what is missing. Where the user of `url` has not the right, return the SQL that an
+    administrator must run instead, and an empty list otherwise."""
+    with connect(url) as conn:
+        left = missing(conn, steps)
+        for position, step in enumerate(left):
+            try:
+                conn.execute(step.statement)
+            except psycopg.errors.InsufficientPrivilege:
+                return [step.statement.as_string(conn) + ";" for step in left[position:]]
+            except psycopg.Error as error:
+                raise scrubbed(error) from None
+    return []
+
+
+def create_owner(conn: Conn, *, name: str, password: str) -> None:
+    """The owner of our tables, no superuser, and a database of the same name."""
+    role = sql.Identifier(name)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
+    steps = [
+        _create_role(create, name),
+        Step(
+            statement=sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role),
+            done="SELECT 1 FROM pg_database WHERE datname = %s",
+            arguments=(name,),
+        ),
+    ]
+    for step in missing(conn, steps):
+        conn.execute(step.statement)
+
+
+def drop_databases(conn: Conn, *names: str) -> None:
+    """Whoever is still connected is cut off."""
+    for name in names:
+        database = sql.Identifier(name)
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
+
+
+def _create_role(statement: sql.SQL | sql.Composed, name: str) -> Step:
+    return Step(
+        statement=statement, done="SELECT 1 FROM pg_roles WHERE rolname = %s", arguments=(name,)
+    )

@@ -1,0 +1,170 @@
+"""The assets: what Shopify holds, what the inbox holds, and the table `customers`.
+
+`customers` speaks for each organization by itself: a materialization for every partition that
+synced, as it ends, and in the end one failure that names the others. Dagster then shows
+exactly those partitions as failed, whatever the range of the run.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import Enum
+
+from dagster import (
+    AssetCheckResult,
+    AssetDep,
+    AssetExecutionContext,
+    AssetMaterialization,
+    AssetSpec,
+    BackfillPolicy,
+    Config,
+    Failure,
+    MetadataValue,
+    asset,
+)
+from pydantic import Field
+
+from shopsync_pipeline.db import requests
+from shopsync_pipeline.db.engine import read, transact
+from shopsync_pipeline.defs import checks
+from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.resources import ShopsyncResource
+from shopsync_pipeline.errors import ConfigurationError
+from shopsync_pipeline.models import MergeCounts
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.sync.organizations import (
+    Engine,
+    OrganizationOutcome,
+    SyncOrder,
+    sync_organizations,
+)
+
+Metadata = dict[str, MetadataValue | str | int | float]
+
+shopify_customers = AssetSpec(
+    "shopify_customers",
+    group_name="shopify",
+    kinds={"shopify"},
+    description="The customers in the stores themselves, read over Shopify's Admin API.",
+)
+
+webhook_events = AssetSpec(
+    "webhook_events",
+    group_name="shopify",
+    kinds={"postgres"},
+    description="The inbox of Shopify's webhooks, written as they arrive, outside of any run.",
+)
+
+
+class Mode(Enum):
+    incremental = "incremental"
+    full = "full"
+
+
+class CustomersConfig(Config):
+    """How to sync; the defaults are what a person means by "sync this organization now"."""
+
+    mode: Mode = Field(
+        default=Mode.incremental,
+        description="incremental: what changed since the watermark. full: the whole store again.",
+    )
+    updated_since: str | None = Field(
+        default=None,
+        description="Read from here on, such as 2026-11-01T00:00:00Z; can only widen the window.",
+    )
+    only_due: bool = Field(
+        default=False,
+        description="Leave out stores that are fresh, put off, or being synced by another run.",
+    )
+    request_ids: list[str] = Field(
+        default=[], description="Rows of sync_requests that this run answers."
+    )
+
+
+@asset(
+    partitions_def=organizations,
+    deps=[AssetDep(shopify_customers), AssetDep(webhook_events)],
+    backfill_policy=BackfillPolicy.multi_run(Settings.from_env().orgs_per_run),
+    output_required=False,  # the materializations below are the output, one per partition
+    check_specs=checks.SPECS,
+    group_name="customers",
+    kinds={"postgres"},
+    description="Every customer of every connected store, one row each, true to Shopify.",
+)
+def customers(
+    context: AssetExecutionContext, config: CustomersConfig, shopsync: ShopsyncResource
+) -> Iterator[AssetMaterialization | AssetCheckResult]:
+    order = SyncOrder(
+        run_id=context.run.run_id,
+        mode=config.mode.value,
+        updated_since=_moment(config.updated_since),
+        only_due=config.only_due,
+    )
+    errors: list[str] = []
+    with shopsync.engine() as engine:
+        transact(engine.pool, lambda conn: requests.begin(conn, config.request_ids, order.run_id))
+        for outcome in sync_organizations(engine, context.partition_keys, order):
+            errors.extend(outcome.errors)
+            _answer(engine, config.request_ids, outcome)
+            if not outcome.errors and not outcome.running_elsewhere:
+                yield AssetMaterialization(
+                    "customers",
+                    partition=outcome.organization_id,
+                    metadata=metadata_of(outcome),
+                )
+        yield from read(engine.pool, lambda conn: list(checks.evaluate(conn)))
+    if errors:
+        raise Failure(_told(errors), allow_retries=False)
+
+
+def metadata_of(outcome: OrganizationOutcome) -> Metadata:
+    """Of the organization's stores together; a store that was fresh says since when."""
+    synced = [store.result for store in outcome.stores if store.result is not None]
+    fresh = [s.integration.last_sync_at for s in outcome.stores if s.state == "fresh"]
+    if not synced:
+        since = min((moment for moment in fresh if moment), default=None)
+        return {"fresh since": since.isoformat()} if since else {"note": "no active store"}
+    counts = sum((result.counts for result in synced), MergeCounts())
+    begins = [result.since.isoformat() if result.since else "the beginning" for result in synced]
+    ends = [result.until.isoformat() for result in synced if result.until]
+    return {
+        "rows read": counts.rows,
+        "inserted": counts.inserted,
+        "updated": counts.updated,
+        "unchanged": counts.unchanged,
+        "pages": sum(result.pages for result in synced),
+        "API requests": sum(result.requests for result in synced),
+        "API points": sum(result.points for result in synced),
+        "throttle wait (s)": round(sum(result.throttled for result in synced), 3),
+        "seconds": round(max(result.seconds for result in synced), 3),
+        "window from": min(begins),
+        "window to": max(ends),
+    }
+
+
+def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationOutcome) -> None:
+    """Tell the requests of this organization what became of it; the sensor closes the others."""
+    counts = sum((s.result.counts for s in outcome.stores if s.result is not None), MergeCounts())
+    error = " ".join(outcome.errors) or None
+    transact(
+        engine.pool,
+        lambda conn: requests.answer(
+            conn, request_ids, outcome.organization_id, counts=counts, error=error
+        ),
+    )
+
+
+def _told(errors: list[str]) -> str:
+    return f"{len(errors)} not synced, the others are: " + " | ".join(errors[:20])
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Raises ConfigurationError for a text that is no time; one without a zone is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"updated_since is {text!r}, but must be a time such as 2026-11-01T00:00:00Z."
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,168 @@
+"""Every error Shopsync raises on purpose, as one tree; a class's docstring is its meaning.
+
+ShopsyncError
+├── ConfigurationError          a setting, a file or a database is not as it must be
+│   └── SchemaMismatch          the database is ahead of or behind this release
+├── IntegrationInactive         the store was disconnected while it was being synced
+├── SyncConflict                two pulls met in one window
+├── DatabaseTrouble             Postgres did not do what was asked
+└── ShopifyError                Shopify did not give what was asked; names the store
+    ├── RetryableError          the same request may succeed later
+    │   ├── Unreachable         no whole answer: refused, reset, timed out
+    │   ├── Throttled           the cost bucket is too low, or HTTP 429
+    │   ├── ServerTrouble       HTTP 5xx, INTERNAL_SERVER_ERROR
+    │   └── BrokenAnswer        truncated, not JSON, or data together with errors
+    ├── StoreTrouble            this store must be mended by a person; others go on
+    │   ├── NeedsReauth         401: the token is refused
+    │   ├── NeedsScope          403, ACCESS_DENIED: the app may not read this
+    │   ├── StorePaused         402, 423, SHOP_INACTIVE: frozen, unpaid or locked
+    │   └── StoreGone           404, a redirect, another shop's id: closed or renamed
+    └── QueryRefused            permanent: asking again gives the same answer
+        ├── CostTooHigh         MAX_COST_EXCEEDED: ask for smaller pages
+        ├── CursorRefused       the cursor is no longer accepted
+        ├── FilterIgnored       Shopify answered a wider question than the one asked
+        ├── PagingStuck         the same end cursor came twice
+        └── WrongApiVersion     another API version answered than the one asked
+
+Whether to try again is decided here, by type, and nowhere else. No message carries a token,
+a customer's data or a response body.
+"""
+
+from datetime import datetime, timedelta
+
+
+class ShopsyncError(Exception):
+    """The message says what happened, to whom, and what to do."""
+
+
+class ConfigurationError(ShopsyncError):
+    """Nothing can start until the named setting, file or database is mended."""
+
+
+class SchemaMismatch(ConfigurationError):
+    """The tables are not those of this release."""
+
+
+class IntegrationInactive(ShopsyncError):
+    """The merge stopped because the integration is no longer active."""
+
+
+class SyncConflict(ShopsyncError):
+    """Another pull moved this integration's window; nothing of this page was stored."""
+
+
+class DatabaseTrouble(ShopsyncError):
+    """Carries the SQLSTATE and never a value: Postgres quotes rows in its own messages."""
+
+
+class ShopifyError(ShopsyncError):
+    """`shop` is the store's myshopify domain; `remedy` is the sentence for the operator."""
+
+    remedy = "Try again; if it stays, check https://www.shopifystatus.com."
+
+    def __init__(self, shop: str, what: str, remedy: str | None = None) -> None:
+        self.shop = shop
+        self.what = what
+        self.remedy = remedy or self.remedy
+        super().__init__(f"{shop}: {what}. {self.remedy}")
+
+
+class RetryableError(ShopifyError):
+    """`wait` is the number of seconds Shopify asked for, or None where it said nothing."""
+
+    def __init__(self, shop: str, what: str, wait: float | None = None) -> None:
+        self.wait = wait
+        super().__init__(shop, what)
+
+
+class Unreachable(RetryableError):
+    """No whole HTTP answer arrived."""
+
+
+class Throttled(RetryableError):
+    """Refused for now by the rate limit; nothing was executed."""
+
+
+class ServerTrouble(RetryableError):
+    """Shopify failed to execute the request."""
+
+
+class BrokenAnswer(RetryableError):
+    """An answer arrived that cannot be trusted as complete."""
+
+
+class StoreTrouble(ShopifyError):
+    """`status` is what integrations.status becomes."""
+
+    status = "ok"
+
+
+class NeedsReauth(StoreTrouble):
+    """The access token is refused."""
+
+    status = "needs_reauth"
+    remedy = "Connect the store again with a valid token: shopsync connect."
+
+
+class NeedsScope(StoreTrouble):
+    """The app lacks a scope, the approval for protected customer data, or an allowed address."""
+
+    status = "needs_scope"
+    remedy = (
+        "Grant the app read_customers and access to protected customer data, and check "
+        "whether an IP allowlist of the app shuts this server out; then sync again."
+    )
+
+
+class StorePaused(StoreTrouble):
+    """The store is frozen, unpaid or locked."""
+
+    status = "paused"
+    remedy = "The merchant must reactivate the store in Shopify; then sync again."
+
+
+class StoreGone(StoreTrouble):
+    """The store is closed, or now answers under another name or id."""
+
+    status = "gone"
+    remedy = "If the store was renamed, connect it under its new name; else disconnect it."
+
+
+class QueryRefused(ShopifyError):
+    """Shopify understood the request and will not answer it."""
+
+    remedy = "This is a fault of Shopsync or of its API version; no data was skipped."
+
+
+class CostTooHigh(QueryRefused):
+    """One query may cost at most 1,000 points."""
+
+
+class CursorRefused(QueryRefused):
+    """Read on from the last updatedAt that was reached instead."""
+
+
+class FilterIgnored(QueryRefused):
+    """Rows outside the window, or a search warning: the filter was not applied."""
+
+
+class PagingStuck(QueryRefused):
+    """A page ended where it began, so the scan would never end."""
+
+
+class WrongApiVersion(QueryRefused):
+    """Shopify serves the oldest supported version in place of an expired one."""
+
+    remedy = "Set SHOPIFY_API_VERSION to a supported version that this release was tested with."
+
+
+def next_try(error: Exception, now: datetime) -> datetime | None:
+    """When the schedule may touch this store again, or None where it need not wait.
+
+    `now` is aware. The hourly schedule ticks on the hour, so a wait ends on a full hour:
+    an hour counted from the failure itself would skip every second tick.
+    """
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    if isinstance(error, (NeedsReauth, StorePaused)):
+        return hour + timedelta(days=1)
+    return hour + timedelta(hours=1) if isinstance(error, ShopifyError) else None

@@ -1,0 +1,244 @@
+"""This deployment on this machine: its folder, secrets, databases and processes.
+
+For `shopsync up` and the other commands; what is deployed elsewhere gets all of it from the
+environment and never comes here.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import requests
+from cryptography.fernet import Fernet
+from dotenv import dotenv_values
+
+from shopsync_pipeline.db import credentials, roles, schema
+from shopsync_pipeline.db.engine import connect, dagster_url, refuse_transaction_pooler
+from shopsync_pipeline.db.server import embedded_server
+from shopsync_pipeline.errors import ConfigurationError
+from shopsync_pipeline.settings import Settings
+
+OWNER = "shopsync"
+READY_SECONDS = 120
+STOP_SECONDS = 20
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def databases(
+    settings: Settings, *, migrate: bool = False, anew: bool = False
+) -> Iterator[Settings]:
+    """`settings` with a database, the embedded one where none is named, running meanwhile.
+
+    With `migrate`, tables, roles and Dagster's database are brought up to this release; with
+    `anew`, an embedded database forgets what it held.
+    """
+    if settings.database_url is not None:
+        refuse_transaction_pooler(settings.database_url)
+        yield _prepared(settings, settings.database_url, migrate)
+        return
+    with embedded_server(settings.home / "postgres") as server:
+        password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", secrets.token_urlsafe)
+        with psycopg.connect(server.url(), autocommit=True) as conn:
+            if anew:
+                roles.drop_databases(conn, OWNER, roles.DAGSTER_DATABASE)
+            roles.create_owner(conn, name=OWNER, password=password)
+        owner = f"postgresql://{OWNER}:{password}@{server.host}:{server.port}/{OWNER}"
+        settings = replace(settings, database_url=owner)
+        yield _prepared(settings, server.url(OWNER), migrate)
+
+
+def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
+    """`admin_url` is the same database as someone who may create roles, where we have one."""
+    url = settings.required_database_url()
+    if migrate:
+        schema.upgrade(url)
+        if settings.encryption_keys == ():
+            settings = replace(settings, encryption_keys=(_encryption_key(settings, url),))
+        roles.apply(admin_url, roles.analyst_steps())
+    if settings.dagster_postgres_url is not None:
+        return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
+    password = _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", secrets.token_urlsafe)
+    if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
+        raise ConfigurationError(
+            "The user of DATABASE_URL may not create Dagster's role and database. Have an "
+            "administrator run what `shopsync db roles` prints, then set DAGSTER_POSTGRES_URL."
+        )
+    return replace(settings, dagster_postgres_url=_dagster_on_same_server(url, password))
+
+
+def _dagster_on_same_server(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    address = f"{roles.DAGSTER_ROLE}:{password}@{parts.hostname}:{parts.port or 5432}"
+    return dagster_url(
+        urlunsplit(parts._replace(netloc=address, path=f"/{roles.DAGSTER_DATABASE}"))
+    )
+
+
+def _encryption_key(settings: Settings, url: str) -> str:
+    """A fresh key, but never for a database whose credentials another key has encrypted."""
+    with connect(url) as conn:
+        if credentials.any_stored(conn):
+            raise ConfigurationError(
+                "The database holds encrypted credentials, but SHOPSYNC_ENCRYPTION_KEY is not "
+                f"set and {settings.secrets_file} has none. Give the key that encrypted them."
+            )
+    return _secret(settings, "SHOPSYNC_ENCRYPTION_KEY", lambda: Fernet.generate_key().decode())
+
+
+def _secret(settings: Settings, name: str, make: Callable[[], str]) -> str:
+    """The secret of this deployment by that name, made and kept at the first need."""
+    kept = dotenv_values(settings.secrets_file).get(name)
+    if kept:
+        return kept
+    settings.home.mkdir(parents=True, exist_ok=True)
+    value = make()
+    descriptor = os.open(settings.secrets_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "a") as file:
+        file.write(f"{name}={value}\n")
+    return value
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What every process of the deployment gets; secrets go this way and never as arguments."""
+    return {
+        **os.environ,
+        "SHOPSYNC_HOME": str(settings.home),
+        "DAGSTER_HOME": str(dagster_home(settings)),
+        "DATABASE_URL": settings.required_database_url(),
+        "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url or "",
+        "SHOPSYNC_ENCRYPTION_KEY": ",".join(settings.required_encryption_keys()),
+        "SHOPIFY_ENDPOINT": settings.shopify_endpoint,
+    }
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The folder of Dagster's instance, with the project's dagster.yaml linked into it."""
+    home = settings.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    link = home / "dagster.yaml"
+    target = project_file("dagster.yaml")
+    if not link.is_symlink() or link.readlink() != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return home
+
+
+def project_file(name: str) -> Path:
+    """A file at the top of the project. Raises ConfigurationError where it is not there."""
+    path = Path(__file__).parent.parent / name
+    if not path.exists():
+        raise ConfigurationError(f"{path} is missing: run from a clone of the project.")
+    return path
+
+
+class Processes:
+    """Programs that belong to one command: none outlives it, and it does not outlive one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._logs = settings.home / "logs"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str, env: dict[str, str]) -> Path:
+        """Run a module's command in a session of its own; its output goes to the log returned."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        path = self._logs / f"{name}.log"
+        with path.open("wb") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return path
+
+    def check(self) -> None:
+        """Raises ConfigurationError that names a process which has ended, and its log."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                log = self._logs / f"{name}.log"
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise ConfigurationError(
+                    f"The {name} ended with code {process.returncode}: {' '.join(last)} (see {log})"
+                )
+
+    def wait_until(self, ready: Callable[[], bool], what: str) -> None:
+        """Raises ConfigurationError when `what` is not ready in time, or a process ends."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"{what} is not ready after {READY_SECONDS} s.")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """SIGTERM to each, and SIGKILL to what is left of its session after STOP_SECONDS."""
+        for process in self._running.values():
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self._running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the whole session: Dagster's processes have children of their own."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def dagster_running(settings: Settings) -> Iterator[Processes]:
+    """Dagster's UI and daemon, ready; both stop at the end."""
+    port = settings.webserver_port
+    _refuse_taken(port)
+    processes = Processes(settings)
+    env = environment(settings)
+    workspace = str(project_file("workspace.yaml"))
+    try:
+        address = ("-h", "127.0.0.1", "-p", str(port))
+        processes.start("webserver", "dagster_webserver", "-w", workspace, *address, env=env)
+        processes.wait_until(lambda: _answers(f"{ui_url(settings)}/server_info"), "The Dagster UI")
+        processes.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
+        yield processes
+    finally:
+        processes.stop()
+
+
+def ui_url(settings: Settings) -> str:
+    return f"http://127.0.0.1:{settings.webserver_port}"
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise ConfigurationError(
+                f"Port {port} is taken, by another `shopsync up` perhaps. Stop it, or set "
+                "DAGSTER_WEBSERVER_PORT."
+            ) from None

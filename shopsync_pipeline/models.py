@@ -1,0 +1,167 @@
+"""The plain values that cross the rooms of the house; no I/O, no SQL, no Shopify, no Dagster."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+Via = Literal["PULL", "WEBHOOK", "BULK", "RECONCILE"]
+Mode = Literal["incremental", "full"]
+
+# The columns of `customers` that Shopify fills, in the order of a CustomerRow. What is here is
+# read, merged and compared; `integrationId`, ids and sync marks are ours and are not.
+CUSTOMER_COLUMNS: tuple[str, ...] = (
+    "shopifyId",
+    "email",
+    "phone",
+    "firstName",
+    "lastName",
+    "name",
+    "totalSpent",
+    "currency",
+    "ordersCount",
+    "emailMarketingState",
+    "emailMarketingOptInLevel",
+    "emailMarketingUpdatedAt",
+    "smsMarketingState",
+    "smsMarketingOptInLevel",
+    "smsMarketingUpdatedAt",
+    "acceptsMarketing",
+    "company",
+    "address1",
+    "address2",
+    "city",
+    "province",
+    "provinceCode",
+    "country",
+    "countryCode",
+    "zip",
+    "tags",
+    "note",
+    "state",
+    "locale",
+    "verifiedEmail",
+    "taxExempt",
+    "shopifyCreatedAt",
+    "shopifyUpdatedAt",
+)
+
+CustomerRow = tuple[Any, ...]
+"""One customer in the order of CUSTOMER_COLUMNS: int id first, amounts as decimal text,
+timestamps as Shopify's ISO text or None, tags as a list, the last two never None."""
+
+UPDATED_AT = CUSTOMER_COLUMNS.index("shopifyUpdatedAt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A pull that is under way: `[since, until]` on Shopify's clock, whole seconds, inclusive.
+
+    `since` is None for a full load. `cursor` and `reached` (the last `updatedAt` that was
+    committed) are None until the first page is.
+    """
+
+    since: datetime | None
+    until: datetime
+    cursor: str | None = None
+    reached: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """How to reach one store; exactly one of three kinds, all in the clear.
+
+    - `access_token` alone: it does not expire.
+    - `client_id` and `client_secret`: the client credentials grant gives `access_token`.
+    - `refresh_token` besides both: an expiring offline token, renewed by rotation.
+    """
+
+    access_token: str | None = field(default=None, repr=False)
+    expires_at: datetime | None = None
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    refresh_expires_at: datetime | None = None
+
+    @property
+    def renewable(self) -> bool:
+        return self.client_id is not None and self.client_secret is not None
+
+    def lasts(self, now: datetime, margin: timedelta = timedelta(0)) -> bool:
+        """Whether the token that is held can be used at `now` + `margin`."""
+        if self.access_token is None:
+            return False
+        return self.expires_at is None or self.expires_at > now + margin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Integration:
+    """One store in one organization, without its credentials.
+
+    `shop_id` is Shopify's numeric shop id, None until the first probe; `watermark` is the
+    moment on Shopify's clock up to which everything was read.
+    """
+
+    id: str
+    organization_id: str
+    shop: str
+    name: str
+    shop_id: int | None = None
+    is_active: bool = True
+    status: str = "ok"
+    retry_at: datetime | None = None
+    last_sync_at: datetime | None = None
+    watermark: datetime | None = None
+    window: Window | None = None
+    last_error: str | None = None
+    customers_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """Where rows come from, as the merge must know it.
+
+    `sent_at` is the moment, on Postgres's clock, just before the request that read them was
+    sent. `by_id` is True for reads by id, which alone may lift a deletion.
+    """
+
+    via: Via
+    run_id: str
+    sent_at: datetime
+    by_id: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeCounts:
+    """Rows by what the merge did with them."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: "MergeCounts") -> "MergeCounts":
+        return MergeCounts(
+            inserted=self.inserted + other.inserted,
+            updated=self.updated + other.updated,
+            unchanged=self.unchanged + other.unchanged,
+        )
+
+    @property
+    def rows(self) -> int:
+        return self.inserted + self.updated + self.unchanged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncRequest:
+    """A row of `sync_requests`; `organization_id` is None for kind `cron` (all that are due)."""
+
+    id: str
+    kind: Literal["sync", "cron", "realtime", "reconcile"]
+    organization_id: str | None
+    mode: Mode
+    status: Literal["queued", "running", "succeeded", "failed"]
+    requested_at: datetime
+    finished_at: datetime | None = None
+    run_id: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None

@@ -1,0 +1,106 @@
+"""Customers as Shopify gives them, into rows as `customers` keeps them; pure functions.
+
+The path of every row: one pass, nothing decoded that is not stored. Amounts and times stay the
+text Shopify sent and are parsed once, by Postgres.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from shopsync_pipeline.models import UPDATED_AT, CustomerRow
+
+PAGE_SIZE = 250
+"""Shopify's most. Cost grows with the logarithm of the size, so the largest page is cheapest."""
+
+NOTHING: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """`end_cursor` is None on the last page."""
+
+    rows: Sequence[CustomerRow]
+    end_cursor: str | None
+
+    def first_updated(self) -> datetime | None:
+        """The lowest `updatedAt` of the rows, None when there are none."""
+        lowest = min((row[UPDATED_AT] for row in self.rows), default=None)
+        return datetime.fromisoformat(lowest) if lowest else None
+
+    def last_updated(self, before: datetime) -> datetime | None:
+        """The highest `updatedAt` up to `before`; None where no row is as old."""
+        most = iso(before)  # the same format as Shopify's, so text sorts as time
+        highest = max((t for row in self.rows if (t := row[UPDATED_AT]) <= most), default=None)
+        return datetime.fromisoformat(highest) if highest else None
+
+
+def window_filter(since: datetime | None, until: datetime) -> str:
+    """The `query:` argument for `[since, until]`: whole seconds, UTC, in quotes.
+
+    Unquoted timestamps would match whole days.
+    """
+    upper = f"updated_at:<='{iso(until)}'"
+    return upper if since is None else f"updated_at:>='{iso(since)}' AND {upper}"
+
+
+def page_of(connection: dict[str, Any]) -> Page:
+    """A `CustomerConnection` as CustomersPage.graphql asks for it."""
+    nodes = connection["nodes"]
+    info = connection["pageInfo"]
+    return Page(rows=rows_of(nodes), end_cursor=info["endCursor"] if info["hasNextPage"] else None)
+
+
+def rows_of(nodes: Iterable[dict[str, Any]]) -> list[CustomerRow]:
+    """Rows in the order of models.CUSTOMER_COLUMNS."""
+    return [_row(node) for node in nodes]
+
+
+def _row(node: dict[str, Any]) -> CustomerRow:
+    email = node["defaultEmailAddress"] or NOTHING
+    phone = node["defaultPhoneNumber"] or NOTHING
+    sms = phone.get("smsMarketingConsent") or NOTHING
+    address = node["defaultAddress"] or NOTHING
+    spent = node["amountSpent"]
+    email_state = email.get("marketingState")
+    return (
+        int(node["legacyResourceId"]),
+        email.get("emailAddress"),
+        phone.get("phoneNumber"),
+        node["firstName"],
+        node["lastName"],
+        node["displayName"],
+        spent["amount"],
+        spent["currencyCode"],
+        node["numberOfOrders"],
+        email_state,
+        email.get("marketingOptInLevel"),
+        email.get("marketingUpdatedAt"),
+        sms.get("state"),
+        sms.get("optInLevel"),
+        sms.get("updatedAt"),
+        email_state == "SUBSCRIBED",
+        address.get("company"),
+        address.get("address1"),
+        address.get("address2"),
+        address.get("city"),
+        address.get("province"),
+        address.get("provinceCode"),
+        address.get("country"),
+        address.get("countryCodeV2"),
+        address.get("zip"),
+        node["tags"],
+        node["note"],
+        node["state"],
+        node["locale"],
+        node["verifiedEmail"],
+        node["taxExempt"],
+        node["createdAt"],
+        node["updatedAt"],
+    )
+
+
+def iso(moment: datetime) -> str:
+    """Whole seconds, as Shopify writes and reads them."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

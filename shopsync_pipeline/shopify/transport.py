@@ -1,0 +1,120 @@
+"""HTTP sessions whose requests have a total deadline, not only a pause between two bytes.
+
+`requests` times out when nothing arrives for a while; a server that sends one byte a second
+would hold a worker for hours. Here each read of the socket, for headers and body alike, gets
+only what is left of the whole. TLS is always verified; redirects are never followed, since
+`requests` would carry the token's header to the new host.
+"""
+
+import http.client
+import io
+import os
+import socket
+import time
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from shopsync_pipeline.errors import Unreachable
+from shopsync_pipeline.shopify.answers import RawAnswer
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 20.0
+TOTAL_DEADLINE = 30.0
+
+
+class _DeadlineFile(io.RawIOBase):
+    """A socket's bytes until the deadline, then TimeoutError."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)  # counts as a user of the socket
+        self._deadline = time.monotonic() + TOTAL_DEADLINE
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no whole answer within {TOTAL_DEADLINE:.0f} s")
+        self._sock.settimeout(min(left, READ_TIMEOUT))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _DeadlineSocket:
+    """What http.client needs of a socket to read one response."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_DeadlineFile(self._sock), buffer_size=65536)
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_DeadlineSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _DeadlineAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def new_session(url: str) -> requests.Session:
+    """One per store: cookies and connections of two stores never meet.
+
+    The environment's proxy and CA bundle are looked up once, not with every request, and never
+    its netrc.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    if url.startswith("https://"):
+        session.proxies.update(requests.utils.get_environ_proxies(url))
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+    session.mount("https://", _DeadlineAdapter())
+    session.mount("http://", _DeadlineAdapter())
+    return session
+
+
+def post(
+    session: requests.Session, shop: str, url: str, body: bytes, headers: dict[str, str]
+) -> RawAnswer:
+    """Send once. Raises Unreachable unless a whole answer, of any status, arrived."""
+    try:
+        response = session.post(
+            url,
+            data=body,
+            headers={"Content-Type": "application/json", "Accept": "application/json", **headers},
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            allow_redirects=False,
+        )
+    except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError) as error:
+        # Only the kind is told: the text of some of these errors quotes headers.
+        raise Unreachable(shop, f"no whole answer ({type(error).__name__})") from None
+    names = {name.lower(): value for name, value in response.headers.items()}
+    return RawAnswer(status=response.status_code, headers=names, body=response.content)

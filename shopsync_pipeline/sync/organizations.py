@@ -1,0 +1,239 @@
+"""Sync many organizations in one run; one store's trouble stays its own.
+
+What a run needs is opened once, as an Engine; what became of each organization is told as it
+ends, so that the caller can record it while others are still being read.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from shopsync_pipeline.db import integrations, schema
+from shopsync_pipeline.db.credentials import Cipher
+from shopsync_pipeline.db.engine import Conn, Pool, clock, connect, open_pool, read, transact
+from shopsync_pipeline.db.locks import IntegrationLocks
+from shopsync_pipeline.errors import (
+    IntegrationInactive,
+    ShopifyError,
+    ShopsyncError,
+    StoreTrouble,
+    next_try,
+)
+from shopsync_pipeline.models import Integration, Mode
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.shopify.client import ShopClient, Timer, Waits
+from shopsync_pipeline.sync.interleave import interleave
+from shopsync_pipeline.sync.pull import PullResult, pull
+from shopsync_pipeline.sync.store import Store
+from shopsync_pipeline.sync.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+"""Threads of one run: its time goes into waiting for Shopify, not into computing."""
+
+LOCK_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncOrder:
+    """What is asked of a run. With `only_due` (the schedule) stores that are fresh, put off or
+    being synced by another run are left alone; without (a person) none is held back."""
+
+    run_id: str
+    mode: Mode = "incremental"
+    updated_since: datetime | None = None
+    only_due: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreOutcome:
+    """`fresh` was synced less than half an hour ago, `running` is being synced by another run,
+    `left` was disconnected meanwhile; `put_off` is still in the trouble that `error` tells."""
+
+    integration: Integration
+    state: Literal["synced", "fresh", "running", "left", "put_off", "failed"]
+    result: PullResult | None = None
+    error: str | None = None
+
+    @property
+    def bad(self) -> bool:
+        return self.state in ("put_off", "failed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrganizationOutcome:
+    """All active stores of one organization, possibly none."""
+
+    organization_id: str
+    stores: tuple[StoreOutcome, ...]
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return tuple(s.error or s.state for s in self.stores if s.bad)
+
+    @property
+    def running_elsewhere(self) -> bool:
+        return any(store.state == "running" for store in self.stores)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """Connections and keys of one run; holds no store's token."""
+
+    settings: Settings
+    pool: Pool
+    cipher: Cipher
+    locks: IntegrationLocks
+    timer: Timer = time
+
+    def client(self, shop: str) -> ShopClient:
+        return ShopClient(
+            shop,
+            endpoint=self.settings.shopify_endpoint,
+            api_version=self.settings.shopify_api_version,
+            clock=lambda: read(self.pool, clock),
+            timer=self.timer,
+        )
+
+
+@contextmanager
+def open_engine(settings: Settings) -> Iterator[Engine]:
+    """Raises ConfigurationError for a missing setting or a database of another release."""
+    url = settings.required_database_url()
+    cipher = Cipher(settings.required_encryption_keys())
+    with ExitStack() as stack:
+        lock_connection = stack.enter_context(connect(url))
+        schema.check(lock_connection)
+        pool = stack.enter_context(open_pool(url, size=WORKERS + 2))
+        yield Engine(
+            settings=settings, pool=pool, cipher=cipher, locks=IntegrationLocks(lock_connection)
+        )
+
+
+def sync_organizations(
+    engine: Engine, organizations: Iterable[str], order: SyncOrder
+) -> Iterator[OrganizationOutcome]:
+    """Yield each organization once, as its last store ends."""
+    wanted = list(organizations)
+    active = read(engine.pool, lambda conn: integrations.active_of(conn, wanted))
+    stores = {store.id: store for store in active}
+    left: dict[str, set[str]] = {organization: set() for organization in wanted}
+    for store in stores.values():
+        left[store.organization_id].add(store.id)
+    yield from (_outcome(o, []) for o, ids in left.items() if not ids)
+    ended: dict[str, list[StoreOutcome]] = {organization: [] for organization in wanted}
+    tasks = {store.id: sync_store(engine, store, order) for store in stores.values()}
+    for store_id, outcome in interleave(tasks, workers=WORKERS, timer=engine.timer):
+        organization = stores[store_id].organization_id
+        if isinstance(outcome, BaseException):
+            outcome = _fault(stores[store_id], outcome)
+        ended[organization].append(outcome)
+        left[organization].discard(store_id)
+        if not left[organization]:
+            yield _outcome(organization, ended[organization])
+
+
+def _outcome(organization: str, stores: list[StoreOutcome]) -> OrganizationOutcome:
+    return OrganizationOutcome(organization_id=organization, stores=tuple(stores))
+
+
+def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
+    """One store under its lock; an expected trouble is recorded and returned, not raised."""
+    while not engine.locks.try_lock(integration.id):
+        if order.only_due:
+            return StoreOutcome(integration=integration, state="running")
+        yield LOCK_POLL_SECONDS
+    try:
+        integration, due = transact(engine.pool, lambda conn: _again(conn, integration.id))
+        if not integration.is_active:
+            return StoreOutcome(integration=integration, state="left")
+        if order.only_due and not due:
+            return _left_alone(integration)
+        return (yield from _pulled(engine, integration, order))
+    finally:
+        engine.locks.unlock(integration.id)
+
+
+def _again(conn: Conn, integration_id: str) -> tuple[Integration, bool]:
+    """The integration and whether it is due, as they are under the lock."""
+    due = integrations.is_due(conn, integration_id, clock(conn))
+    return integrations.get(conn, integration_id), due
+
+
+@contextmanager
+def open_store(engine: Engine, integration: Integration) -> Iterator[Store]:
+    """One store with a client of its own, closed at the end."""
+    client = engine.client(integration.shop)
+    tokens = Tokens(
+        pool=engine.pool,
+        cipher=engine.cipher,
+        client=client,
+        integration=integration,
+        timer=engine.timer,
+    )
+    try:
+        yield Store(integration=integration, pool=engine.pool, client=client, tokens=tokens)
+    finally:
+        client.close()
+
+
+def _pulled(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
+    try:
+        with open_store(engine, integration) as store:
+            result = yield from pull(
+                store, run_id=order.run_id, mode=order.mode, updated_since=order.updated_since
+            )
+    except IntegrationInactive:
+        return StoreOutcome(integration=integration, state="left")
+    except ShopsyncError as error:
+        return _failed(engine, integration, error)
+    return StoreOutcome(integration=integration, state="synced", result=result)
+
+
+def _failed(engine: Engine, integration: Integration, error: ShopsyncError) -> StoreOutcome:
+    """Put the store off as its trouble deserves. Trouble of our own (a setting, the database)
+    says nothing of the store, which then stays due."""
+    told = f"{integration.organization_id}: {error}"
+    log.error("[SHOPIFY CRON] Sync failed for %s", told)
+    if isinstance(error, ShopifyError):
+        status = error.status if isinstance(error, StoreTrouble) else None
+        transact(
+            engine.pool,
+            lambda conn: integrations.record_trouble(
+                conn,
+                integration.id,
+                status=status,
+                retry_at=next_try(error, clock(conn)),
+                error=str(error),
+            ),
+        )
+    return StoreOutcome(integration=integration, state="failed", error=told)
+
+
+def _fault(integration: Integration, error: BaseException) -> StoreOutcome:
+    """What no store's trouble explains. The text of an error that is not of our own making may
+    quote data, so only its kind is told."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s: %s at\n%s", integration.shop, type(error).__name__, frames)
+    what = (
+        str(error)
+        if isinstance(error, ShopsyncError)
+        else f"{integration.shop}: a fault of Shopsync ({type(error).__name__}); the log of the "
+        "run has the place. Please report it."
+    )
+    told = f"{integration.organization_id}: {what}"
+    return StoreOutcome(integration=integration, state="failed", error=told)
+
+
+def _left_alone(integration: Integration) -> StoreOutcome:
+    if integration.last_error is None:
+        return StoreOutcome(integration=integration, state="fresh")
+    until = f"; not tried before {integration.retry_at:%Y-%m-%d %H:%M} UTC"
+    told = f"{integration.organization_id}: {integration.last_error}{until}"
+    return StoreOutcome(integration=integration, state="put_off", error=told)

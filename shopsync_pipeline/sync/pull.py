@@ -1,0 +1,215 @@
+"""The incremental pull of one store: a window on Shopify's clock, read page by page.
+
+    since = watermark - OVERLAP     covers the lag of Shopify's search index
+    until = Shopify's own "now" at the first answer, frozen, so that the scan ends
+
+Rows and progress commit together, one transaction a page. After a kill at any moment the next
+pull goes on by cursor in the same window, or from `reached` if Shopify refuses the cursor,
+and then reads the rest up to now. The watermark moves only with the last page.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from shopsync_pipeline.db import customers, integrations
+from shopsync_pipeline.db.engine import Conn, transact
+from shopsync_pipeline.errors import (
+    BrokenAnswer,
+    CostTooHigh,
+    CursorRefused,
+    FilterIgnored,
+    PagingStuck,
+)
+from shopsync_pipeline.models import Integration, MergeCounts, Mode, Read, Window
+from shopsync_pipeline.shopify.client import Reply, Waits
+from shopsync_pipeline.shopify.customers import PAGE_SIZE, Page, page_of, window_filter
+from shopsync_pipeline.sync.store import Store, scopes_of, shop_id_of
+
+log = logging.getLogger(__name__)
+
+OVERLAP = timedelta(minutes=15)
+
+
+@dataclass(kw_only=True)
+class PullResult:
+    """What one pull did. `points` are API cost points, `throttled` and `seconds` are seconds;
+    `since` None means from the beginning."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    counts: MergeCounts = field(default_factory=MergeCounts)
+    pages: int = 0
+    requests: int = 0
+    points: float = 0.0
+    throttled: float = 0.0
+    seconds: float = 0.0
+
+    def count(self, reply: Reply) -> None:
+        self.requests += reply.tries
+        self.throttled += reply.waited
+        self.points += reply.answer.cost.spent if reply.answer.cost else 0.0
+
+
+def pull(
+    store: Store,
+    *,
+    run_id: str,
+    mode: Mode = "incremental",
+    updated_since: datetime | None = None,
+) -> Waits[PullResult]:
+    """Read what changed and merge it; the caller holds the integration's lock.
+
+    `full` reads everything; `updated_since` can only widen the window, since a watermark never
+    moves past what was not read. Raises a ShopsyncError, with all earlier pages committed.
+    """
+    began = time.monotonic()
+    log.info(
+        "[SHOPIFY CRON] Syncing customers for %s (%s)",
+        store.integration.organization_id,
+        store.integration.shop,
+    )
+    result = PullResult()
+    now = yield from _probe(store, result)
+    since = wanted_since(store.integration, mode, updated_since)
+    reader = _Reader(store, run_id, result)
+    window = resumable(store.integration.window, since)
+    if window is not None:
+        yield from reader.read(window)
+        since = window.until - OVERLAP
+        result.since = window.since
+    else:
+        result.since = since
+    window = Window(since=since, until=now)
+    transact(store.pool, lambda conn: integrations.open_window(conn, store.integration.id, window))
+    yield from reader.read(window)
+    result.until = now
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def wanted_since(
+    integration: Integration, mode: Mode, updated_since: datetime | None
+) -> datetime | None:
+    """Where the window must begin; None for the beginning of the store."""
+    if mode == "full" or integration.watermark is None:
+        return None
+    since = integration.watermark - OVERLAP
+    return since if updated_since is None else min(since, updated_since)
+
+
+def resumable(window: Window | None, since: datetime | None) -> Window | None:
+    """The open window, if finishing it reads everything from `since` on."""
+    if window is None:
+        return None
+    covers = window.since is None or (since is not None and window.since <= since)
+    return window if covers else None
+
+
+def _probe(store: Store, result: PullResult) -> Waits[datetime]:
+    """Check token, scopes and shop before anything is read. Returns Shopify's "now"."""
+    reply = yield from store.ask("StoreProbe", {})
+    result.count(reply)
+    data = reply.answer.data
+    transact(
+        store.pool,
+        lambda conn: integrations.record_probe(
+            conn,
+            store.integration.id,
+            shop_id=shop_id_of(data),
+            customers_count=data["customersCount"]["count"],
+            scopes=scopes_of(data),
+        ),
+    )
+    if reply.answer.served_at is None:
+        raise BrokenAnswer(store.integration.shop, "the answer has no Date to end the window at")
+    return reply.answer.served_at
+
+
+class _Reader:
+    """Reads windows of one store; keeps the page size that Shopify has accepted."""
+
+    def __init__(self, store: Store, run_id: str, result: PullResult) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._result = result
+        self._page_size = PAGE_SIZE
+
+    def read(self, window: Window) -> Waits[None]:
+        """Read from `window`'s position, which is the stored one, to its end."""
+        cursor = window.cursor
+        restarted_at: datetime | None = None
+        seen: set[str | None] = {cursor}
+        while True:
+            since = window.since if cursor else window.reached or window.since
+            try:
+                reply = yield from self._ask(cursor, since, window.until)
+            except CursorRefused:
+                if cursor is None or (window.reached and window.reached == restarted_at):
+                    raise
+                cursor, restarted_at, seen = None, window.reached, set()
+                continue
+            page = page_of(reply.answer.data["customers"])
+            self._check(page, since, seen)
+            position = _after(window, page)
+            self._merge(window, position, page, reply)
+            self._result.pages += 1
+            self._result.count(reply)
+            if page.end_cursor is None:
+                return
+            window, cursor = position, page.end_cursor
+            yield 0.0  # let other stores have the worker
+
+    def _ask(self, cursor: str | None, since: datetime | None, until: datetime) -> Waits[Reply]:
+        while True:
+            variables = {
+                "first": self._page_size,
+                "after": cursor,
+                "query": window_filter(since, until),
+            }
+            try:
+                return (yield from self._store.ask("CustomersPage", variables))
+            except CostTooHigh:
+                if self._page_size == 1:
+                    raise
+                self._page_size //= 2
+
+    def _check(self, page: Page, since: datetime | None, seen: set[str | None]) -> None:
+        """A row above the window is newer data met through a stale index, and welcome."""
+        shop = self._store.integration.shop
+        first = page.first_updated()
+        if since and first and first < since.replace(microsecond=0):
+            raise FilterIgnored(shop, "Shopify gave customers from before the window asked for")
+        if page.end_cursor is not None:
+            if page.end_cursor in seen:
+                raise PagingStuck(shop, "the same end cursor came twice")
+            seen.add(page.end_cursor)
+
+    def _merge(self, before: Window, after: Window, page: Page, reply: Reply) -> None:
+        integration = self._store.integration
+        read = Read(via="PULL", run_id=self._run_id, sent_at=reply.sent_at)
+
+        def work(conn: Conn) -> MergeCounts:
+            integrations.share(conn, integration.id)
+            counts = customers.merge(conn, integration, page.rows, read)
+            if page.end_cursor is None:
+                integrations.finish_window(conn, integration, before)
+            else:
+                integrations.advance_window(conn, integration, before, after)
+            return counts
+
+        self._result.counts += transact(self._store.pool, work)
+
+
+def _after(window: Window, page: Page) -> Window:
+    """The position behind `page`.
+
+    A row shows its newest `updatedAt` even where a stale index still sorts it lower. Such a row
+    is at most as old as the index's lag, and says nothing of how far the scan is: restarting
+    there would skip all between.
+    """
+    reached = page.last_updated(window.until - OVERLAP)
+    if reached is None or (window.reached is not None and reached < window.reached):
+        reached = window.reached
+    return replace(window, cursor=page.end_cursor, reached=reached)

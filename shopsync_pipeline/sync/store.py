@@ -1,0 +1,56 @@
+"""One store as a run works on it: its integration, its client, its token, the database."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shopsync_pipeline.db.engine import Pool
+from shopsync_pipeline.errors import NeedsReauth, StoreGone
+from shopsync_pipeline.models import Integration
+from shopsync_pipeline.shopify.client import Reply, ShopClient, Waits
+from shopsync_pipeline.sync.tokens import Tokens
+
+GID = "gid://shopify/Shop/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    integration: Integration
+    pool: Pool
+    client: ShopClient
+    tokens: Tokens
+
+    def ask(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
+        """The answer of the expected shop; a refused token that can be renewed is, once.
+
+        Raises StoreGone where another shop answers: the domain was given away, or renamed.
+        """
+        token = yield from self.tokens.current()
+        try:
+            reply = yield from self.client.ask(operation, variables, token=token)
+        except NeedsReauth:
+            other = yield from self.tokens.after_refusal(token)
+            if other is None:
+                raise
+            reply = yield from self.client.ask(operation, variables, token=other)
+        self._refuse_another_shop(reply)
+        return reply
+
+    def _refuse_another_shop(self, reply: Reply) -> None:
+        answered = shop_id_of(reply.answer.data)
+        expected = self.integration.shop_id
+        if expected is not None and answered != expected:
+            raise StoreGone(
+                self.integration.shop,
+                f"shop {answered} answers where shop {expected} was connected: it was renamed "
+                "or the domain has another owner",
+            )
+
+
+def shop_id_of(data: dict[str, Any]) -> int:
+    """The numeric id from `shop { id }`, which every document of ours asks for."""
+    return int(str(data["shop"]["id"]).removeprefix(GID))
+
+
+def scopes_of(data: dict[str, Any]) -> list[str]:
+    """The granted scopes from StoreProbe.graphql."""
+    return [scope["handle"] for scope in data["currentAppInstallation"]["accessScopes"]]

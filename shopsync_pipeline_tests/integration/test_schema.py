@@ -1,0 +1,142 @@
+"""Migrations, roles and what start-up refuses, on a real Postgres."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from shopsync_pipeline.db import integrations, roles, schema
+from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.db.server import ServerAddress
+from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
+from shopsync_pipeline_tests.conftest import OWNER, owner_url
+
+
+@pytest.fixture
+def empty(server: ServerAddress, migrated: str) -> Iterator[str]:
+    """A database without tables, as an owner who is no superuser."""
+    with psycopg.connect(server.url(), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE empty OWNER {OWNER}")
+        yield owner_url(server, "empty")
+        roles.drop_databases(conn, "empty")
+
+
+def test_migrations_run_once_and_again_change_nothing(empty: str) -> None:
+    for _ in range(2):
+        schema.upgrade(empty)
+        with connect(empty) as conn:
+            schema.check(conn)
+
+
+def test_a_database_that_is_behind_is_refused_with_the_command(empty: str) -> None:
+    with connect(empty) as conn, pytest.raises(SchemaMismatch, match="shopsync db upgrade"):
+        schema.check(conn)
+
+
+def test_a_database_that_is_ahead_is_refused_by_check_and_upgrade(
+    conn: Conn, database_url: str
+) -> None:
+    conn.execute("UPDATE shopsync_schema_version SET version_num = '9999'")
+    with pytest.raises(SchemaMismatch, match="9999"):
+        schema.check(conn)
+    with pytest.raises(SchemaMismatch, match="9999"):
+        schema.upgrade(database_url)
+
+
+def test_tables_of_somebody_else_are_not_touched(empty: str) -> None:
+    with connect(empty) as conn:
+        conn.execute("CREATE TABLE customers (id int)")
+        with pytest.raises(ConfigurationError, match="customers"):
+            schema.upgrade(empty)
+        left = conn.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+    assert left == (1,)
+
+
+def test_the_guides_sql_runs_as_it_stands(conn: Conn) -> None:
+    integrations.connect(conn, organization_id="o", shop="a.myshopify.com", name="A", shop_id=1)
+    rows = conn.execute(
+        """SELECT name, platform, "lastSyncAt", "isActive" FROM integrations
+        WHERE platform = 'SHOPIFY';"""
+    ).fetchall()
+    assert rows == [("A", "SHOPIFY", None, True)]
+
+
+def test_ids_are_uuids_of_version_7_and_sort_by_time(conn: Conn) -> None:
+    ids = [row[0] for row in conn.execute("SELECT shopsync_uuid7() FROM generate_series(1, 50)")]
+    later = conn.execute("SELECT pg_sleep(0.002), shopsync_uuid7()").fetchone()
+    assert all(len(i) == 36 and i[14] == "7" and i[19] in "89ab" for i in ids)
+    assert len(set(ids)) == 50
+    assert later is not None
+    assert max(ids)[:13] < later[1][:13]
+
+
+def test_the_analyst_reads_analytics_and_nothing_else(
+    conn: Conn, database_url: str, server: ServerAddress
+) -> None:
+    name = database_url.rsplit("/", 1)[1]
+    assert roles.apply(server.url(name), roles.analyst_steps()) == []
+    with connect(server.url(name)) as analyst:
+        analyst.execute("SET ROLE shopsync_analyst")
+        analyst.execute("SELECT * FROM analytics.customers, analytics.integrations")
+        for table in ("customers", "integrations", "webhook_events", "sync_requests"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                analyst.execute(f"SELECT 1 FROM {table}")
+        with pytest.raises(psycopg.Error):
+            analyst.execute("DELETE FROM analytics.integrations")
+
+
+def test_dagsters_role_has_a_limit_and_no_right_to_customers(
+    database_url: str, server: ServerAddress
+) -> None:
+    name = database_url.rsplit("/", 1)[1]
+    assert roles.apply(server.url(name), roles.dagster_steps("pw")) == []
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        limit = admin.execute(
+            "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'shopsync_dagster'"
+        ).fetchone()
+        assert limit == (roles.DAGSTER_CONNECTIONS,)
+        theirs = f"postgresql://shopsync_dagster:pw@{server.host}:{server.port}/{name}"
+        with connect(theirs) as dagster, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            dagster.execute("SELECT 1 FROM customers")
+        roles.drop_databases(admin, "dagster")
+
+
+def test_without_the_right_to_create_roles_the_sql_for_an_administrator_is_told(
+    database_url: str, server: ServerAddress
+) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS shopsync_dagster")
+        left = roles.apply(database_url, roles.dagster_steps("pw"))
+        assert left[0].startswith("CREATE ROLE")
+        for statement in left:
+            admin.execute(statement.encode())
+        assert roles.missing(admin, [s for s in roles.dagster_steps("pw") if s.done]) == []
+        roles.drop_databases(admin, "dagster")
+
+
+def test_analysts_see_no_deleted_and_no_redacted_people(conn: Conn) -> None:
+    store = integrations.connect(
+        conn, organization_id="o", shop="a.myshopify.com", name="A", shop_id=1
+    )
+    for shopify_id, mark in [(1, None), (2, "deletedAt"), (3, "redactedAt")]:
+        conn.execute(
+            """INSERT INTO customers ("organizationId", "integrationId", "shopifyId",
+               "lastSyncedAt", "lastSyncRunId", "lastSyncVia")
+               VALUES ('o', %s, %s, now(), 'run', 'PULL')""",
+            [store.id, shopify_id],
+        )
+        if mark:
+            conn.execute(
+                f'UPDATE customers SET "{mark}" = now() WHERE "shopifyId" = %s', [shopify_id]
+            )
+    assert conn.execute("SELECT shopify_id FROM analytics.customers").fetchall() == [(1,)]
+
+
+def test_a_renamed_store_keeps_its_integration(conn: Conn) -> None:
+    old = integrations.connect(
+        conn, organization_id="o", shop="old.myshopify.com", name="S", shop_id=7
+    )
+    new = integrations.connect(
+        conn, organization_id="o", shop="new.myshopify.com", name="S", shop_id=7
+    )
+    assert (new.id, new.shop) == (old.id, "new.myshopify.com")
