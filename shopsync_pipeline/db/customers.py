@@ -15,8 +15,6 @@ from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.models import CUSTOMER_COLUMNS, CustomerRow, Integration, MergeCounts, Read
 
 COLUMNS = ", ".join(f'"{name}"' for name in CUSTOMER_COLUMNS)
-STORED = ", ".join(f'customers."{name}"' for name in CUSTOMER_COLUMNS)
-INCOMING = ", ".join(f'excluded."{name}"' for name in CUSTOMER_COLUMNS)
 ASSIGNED = ", ".join(f'"{name}" = excluded."{name}"' for name in CUSTOMER_COLUMNS)
 
 # Made once per session and emptied by each commit: no catalog churn per page.
@@ -27,34 +25,57 @@ AS SELECT {COLUMNS} FROM customers WITH NO DATA
 
 COPY_INCOMING = f"COPY incoming ({COLUMNS}) FROM STDIN"
 
-# An incoming record replaces the stored one when (shopifyUpdatedAt, lastSyncedAt) is greater and
-# the content differs. A deletion yields only to a read by id sent after it; a reconcile's read by
-# id wins even with a lower updatedAt; a redaction is final. Rows go in ordered by id, so that two
-# merges never wait for each other in a circle.
+
+def _wins(new: str) -> str:
+    """SQL: whether the record `new` replaces the one in `customers`.
+
+    It does when (shopifyUpdatedAt, lastSyncedAt) is greater and the content differs. A deletion
+    yields only to a read by id sent after it; a reconcile's read by id wins even with a lower
+    updatedAt; a redaction is final.
+    """
+    ours = ", ".join(f'customers."{name}"' for name in CUSTOMER_COLUMNS)
+    theirs = ", ".join(f'{new}."{name}"' for name in CUSTOMER_COLUMNS)
+    return f"""
+      customers."redactedAt" IS NULL
+      AND (customers."deletedAt" IS NULL
+           OR (%(by_id)s AND {new}."lastSyncedAt" > customers."deletedAt"))
+      AND (({new}."shopifyUpdatedAt", {new}."lastSyncedAt")
+             > (coalesce(customers."shopifyUpdatedAt", '-infinity'), customers."lastSyncedAt")
+           OR (%(by_id)s AND {new}."lastSyncVia" = 'RECONCILE'
+               AND {new}."lastSyncedAt" > customers."lastSyncedAt"))
+      AND (customers."deletedAt" IS NOT NULL OR ({ours}) IS DISTINCT FROM ({theirs}))
+    """
+
+
+# Asked twice: first by a plain read, so that an unchanged row is neither locked nor written, and
+# again under the row's lock, where another run may have been faster. Rows go in ordered by id, so
+# that two merges never wait for each other in a circle.
 MERGE = f"""
-WITH newest AS (
-  SELECT DISTINCT ON ("shopifyId") * FROM incoming ORDER BY "shopifyId", "shopifyUpdatedAt" DESC
+WITH read AS (
+  SELECT DISTINCT ON ("shopifyId") incoming.*,
+         %(organization)s AS "organizationId", %(sent_at)s::timestamptz(3) AS "lastSyncedAt",
+         %(via)s AS "lastSyncVia"
+  FROM incoming ORDER BY "shopifyId", "shopifyUpdatedAt" DESC
 ), merged AS (
   INSERT INTO customers ("organizationId", "integrationId", "lastSyncedAt", "lastSyncRunId",
                          "lastSyncVia", {COLUMNS})
-  SELECT %(organization)s, %(integration)s, %(sent_at)s, %(run_id)s, %(via)s, {COLUMNS}
-  FROM newest ORDER BY "shopifyId"
+  SELECT "organizationId", %(integration)s, "lastSyncedAt", %(run_id)s, "lastSyncVia", {COLUMNS}
+  FROM read
+  WHERE NOT EXISTS (
+    SELECT FROM customers
+    WHERE customers."shopifyId" = read."shopifyId"
+      AND customers."organizationId" = read."organizationId" AND ({_wins("read")}) IS NOT TRUE
+  )
+  ORDER BY "shopifyId"
   ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET
     {ASSIGNED}, "integrationId" = excluded."integrationId",
     "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
     "lastSyncVia" = excluded."lastSyncVia", "deletedAt" = NULL, "mergedIntoId" = NULL,
     "updatedAt" = clock_timestamp()
-  WHERE customers."redactedAt" IS NULL
-    AND (customers."deletedAt" IS NULL
-         OR (%(by_id)s AND excluded."lastSyncedAt" > customers."deletedAt"))
-    AND ((excluded."shopifyUpdatedAt", excluded."lastSyncedAt")
-           > (coalesce(customers."shopifyUpdatedAt", '-infinity'), customers."lastSyncedAt")
-         OR (%(by_id)s AND excluded."lastSyncVia" = 'RECONCILE'
-             AND excluded."lastSyncedAt" > customers."lastSyncedAt"))
-    AND (customers."deletedAt" IS NOT NULL OR ({STORED}) IS DISTINCT FROM ({INCOMING}))
+  WHERE {_wins("excluded")}
   RETURNING xmax = 0 AS inserted
 )
-SELECT (SELECT count(*) FROM newest),
+SELECT (SELECT count(*) FROM read),
        count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted)
 FROM merged
 """  # noqa: S608
@@ -80,6 +101,7 @@ def merge(
             "via": read.via,
             "by_id": read.by_id,
         },
+        prepare=False,  # a plan kept from when the table was small would scan it for each page
     ).fetchone()
     assert counted is not None
     total, inserted, updated = counted

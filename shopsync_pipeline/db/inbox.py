@@ -17,12 +17,16 @@ def mark_revenants(conn: Conn, integration_id: str) -> int:
         SELECT i."id", i."organizationId", i."shop",
                'deleted:' || c."shopifyId" || ':' || extract(epoch FROM c."deletedAt"),
                'customers/update', c."shopifyId"
-        FROM incoming
-        JOIN integrations i ON i."id" = %s
-        JOIN customers c
-          ON c."shopifyId" = incoming."shopifyId" AND c."organizationId" = i."organizationId"
-        WHERE c."deletedAt" IS NOT NULL AND c."redactedAt" IS NULL
+        FROM integrations i
+        CROSS JOIN incoming
+        CROSS JOIN LATERAL (
+          SELECT * FROM customers
+          WHERE "shopifyId" = incoming."shopifyId" AND "organizationId" = i."organizationId"
+          LIMIT 1  -- one look-up by key for each row, whatever the planner thinks of the table
+        ) AS c
+        WHERE i."id" = %s AND c."deletedAt" IS NOT NULL AND c."redactedAt" IS NULL
         ON CONFLICT ON CONSTRAINT "integrationId_webhookId" DO NOTHING
         """,
         [integration_id],
+        prepare=False,  # a plan kept from when the table was small would scan it for each page
     ).rowcount
