@@ -54,6 +54,8 @@ def main() -> None:
         app()
     except ShopsyncError as error:
         _fail(str(error))
+    except OSError as error:  # a folder that cannot be made, a disk that is full
+        _fail(f"{error.filename or 'The system'}: {error.strerror}.")
 
 
 @app.command()
@@ -260,3 +262,7 @@ def _until_interrupted() -> Iterator[None]:
 def _fail(message: str) -> NoReturn:
     err.print(f"shopsync: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import requests as http
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from shopsync_pipeline import local
 from shopsync_pipeline.db import requests
@@ -55,7 +56,14 @@ STORES = (
     ),
 )
 
-FIGURES = ("inserted", "updated", "unchanged", "seconds", "API points")
+FIGURES = {
+    "inserted": "inserted",
+    "updated": "updated",
+    "unchanged": "unchanged",
+    "seconds": "seconds",
+    "API points": "points",
+}
+"""Metadata of a materialization, and the heading it gets here."""
 
 
 class DemoFailed(ShopsyncError):
@@ -170,7 +178,7 @@ class Round:
         self.figures: dict[str, dict[str, float]] = {}
 
     def play(self) -> None:
-        self._out.print("there: customers in the store    here: rows in Postgres")
+        self._out.print("there: customers in the store; here: rows in Postgres; points: API cost")
         self._show("1. The hourly sync, first time", self._sync_all_due())
         self._expect(inserted=[store.customers for store in STORES], updated=[0, 0, 0])
         for store in STORES:
@@ -214,7 +222,13 @@ class Round:
         raise DemoFailed(f"No sync within {SYNC_SECONDS} s; see {self._settings.home / 'logs'}.")
 
     def _show(self, title: str, ended: list[SyncRequest]) -> None:
-        table = Table("Store", "there", "here", *FIGURES, title=title, title_justify="left")
+        table = Table(
+            Column("store", no_wrap=True),
+            *("there", "here", *FIGURES.values()),
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
         self.figures = {}
         runs = {request.run_id for request in ended}
         for store in STORES:

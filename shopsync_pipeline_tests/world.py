@@ -11,10 +11,10 @@ from decimal import Decimal
 from typing import Any
 
 from psycopg.rows import dict_row
-from shopify_simulator.server import Simulator
 
+from shopify_simulator.server import Simulator
 from shopsync_pipeline.db import credentials, integrations
-from shopsync_pipeline.db.engine import transact
+from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.organizations import (
@@ -101,18 +101,21 @@ class World:
         return found
 
     def rows(self, organization: str) -> dict[int, dict[str, Any]]:
-        with (
-            self.engine.pool.connection() as conn,
-            conn.cursor(row_factory=dict_row) as cursor,
-        ):
-            found = cursor.execute(
-                'SELECT * FROM customers WHERE "organizationId" = %s', [organization]
-            ).fetchall()
-        return {row["shopifyId"]: row for row in found}
+        with self.engine.pool.connection() as conn:
+            return rows_of_organization(conn, organization)
 
     def differences(self, organization: str, store: Any) -> list[str]:
         """Every difference between the table and the store, field by field."""
         return list(differences(self.rows(organization), store.customers()))
+
+
+def rows_of_organization(conn: Conn, organization: str) -> dict[int, dict[str, Any]]:
+    """Its rows in `customers`, by Shopify's id."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            'SELECT * FROM customers WHERE "organizationId" = %s', [organization]
+        ).fetchall()
+    return {row["shopifyId"]: row for row in found}
 
 
 def differences(rows: dict[int, dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[str]:

@@ -156,7 +156,7 @@ def test_the_checks_pass_on_a_synced_table_and_name_what_differs(
             """UPDATE integrations SET "lastSyncAt" = now() - interval '3 hours'
                WHERE "organizationId" = 'cat'"""
         )
-    three[0].fault("status", status=500, times=None)
+    three[0].fault("status", status=401, times=None)
     failed = run(instance, "ant", "ant")
     checks = {e.check_name: e for e in failed.get_asset_check_evaluations()}
     assert not failed.success

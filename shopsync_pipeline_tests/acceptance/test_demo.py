@@ -1,0 +1,100 @@
+"""The demo as a user runs it: its own process, its own Postgres, a real Dagster."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+import pytest
+import requests
+
+from shopsync_pipeline.demo import STORES
+from shopsync_pipeline.local import databases
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline_tests.world import differences, rows_of_organization
+
+ROUND_SECONDS = 170
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Below a folder that Postgres's own account may enter."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "home"
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "SHOPSYNC_HOME": str(home), "DATABASE_URL": "postgresql://nowhere/x"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "shopsync_pipeline.cli", "demo", *arguments],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], line: str) -> str:
+    """What it printed up to `line`; fails with all of it when the process ends before."""
+    guard = threading.Timer(ROUND_SECONDS, process.kill)
+    guard.start()
+    printed = ""
+    assert process.stdout is not None
+    for text in process.stdout:
+        printed += text
+        if line in text:
+            guard.cancel()
+            return printed
+    guard.cancel()
+    raise AssertionError(printed)
+
+
+def processes_below(home: Path) -> list[str]:
+    """Command lines of what still runs with this home in its environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"SHOPSYNC_HOME={home}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_table_equals_the_stores_field_by_field_and_ctrl_c_stops_all(home: Path) -> None:
+    demo = start(home)
+    try:
+        printed = read_until(demo, "Customers go on changing")
+        assert printed.count("aurora-outdoor") == 3
+        simulator = (home / "demo/logs/simulator.log").read_text().split("listening on ")[1].split()
+        with databases(Settings(home=home / "demo")) as settings:  # shares the running server
+            with psycopg.connect(settings.required_database_url()) as conn:
+                for store in STORES:
+                    url = f"{simulator[0]}/_control/stores/{store.shop}/customers"
+                    records = requests.get(url, timeout=30).json()
+                    rows = rows_of_organization(conn, store.organization)
+                    assert len(records) == store.customers + 3
+                    assert list(differences(rows, records)) == []
+            demo.send_signal(signal.SIGINT)
+            demo.wait(60)
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert demo.returncode == 0
+    assert processes_below(home / "demo") == []
+
+
+def test_a_round_that_ends_wrong_exits_non_zero_with_the_reason(home: Path) -> None:
+    home.mkdir()
+    (home / "demo").write_text("not a folder")
+    demo = start(home, "--once")
+    printed, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert "shopsync: " in printed
+    assert str(home / "demo") in printed
