@@ -28,7 +28,7 @@ up: $(VENV)/.runtime  ## database, migrations, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
-	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest $(ARGS)
+	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .

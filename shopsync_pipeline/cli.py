@@ -25,7 +25,7 @@ from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, SyncRequest
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.doctor import examine
+from shopsync_pipeline.sync.doctor import Finding, examine
 from shopsync_pipeline.sync.organizations import open_engine
 
 app = typer.Typer(
@@ -160,8 +160,7 @@ def status() -> None:
 def doctor() -> None:
     """Check settings, database, keys, stores and daemon; each trouble with its remedy."""
     with local.databases(Settings.from_env()) as settings:
-        os.environ.update(local.environment(settings))
-        findings = examine(settings)
+        findings = [*examine(settings), _daemon(settings)]
     out.print(views.findings_table(findings))
     if any(not finding.well for finding in findings):
         raise typer.Exit(1)
@@ -191,6 +190,19 @@ def roles_(
     if left:
         err.print("The user of DATABASE_URL may not create roles. As an administrator, run:")
     out.print("\n".join(left) if left else "The roles are there.", markup=False, soft_wrap=True)
+
+
+def _daemon(settings: Settings) -> Finding:
+    """Dagster is imported only here: it takes seconds, and no other command needs it."""
+    from shopsync_pipeline.defs.health import silent_daemons
+
+    os.environ.update(local.environment(settings))
+    try:
+        silent = silent_daemons()
+    except ConfigurationError as error:
+        return Finding(what="Dagster daemon", well=False, told=str(error))
+    told = f"no heartbeat of {', '.join(silent)}; start it: shopsync up" if silent else "runs"
+    return Finding(what="Dagster daemon", well=not silent, told=told)
 
 
 def _asked_credentials(client_id: str | None, expiring: bool) -> Credentials:

@@ -42,14 +42,14 @@ Metadata = dict[str, MetadataValue | str | int | float]
 
 shopify_customers = AssetSpec(
     "shopify_customers",
-    group_name="shopify",
+    group_name="customers",
     kinds={"shopify"},
     description="The customers in the stores themselves, read over Shopify's Admin API.",
 )
 
 webhook_events = AssetSpec(
     "webhook_events",
-    group_name="shopify",
+    group_name="customers",
     kinds={"postgres"},
     description="The inbox of Shopify's webhooks, written as they arrive, outside of any run.",
 )

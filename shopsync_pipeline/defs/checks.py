@@ -71,4 +71,6 @@ def _differing(stores: Sequence[table.StoreCount]) -> Iterator[str]:
 
 
 def _listed(lines: list[str]) -> MetadataValue:
-    return MetadataValue.md("\n".join(f"- {line}" for line in lines[:100]) or "none")
+    if not lines:
+        return MetadataValue.text("none")
+    return MetadataValue.md("\n".join(f"- {line}" for line in lines[:100]))

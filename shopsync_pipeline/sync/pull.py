@@ -108,7 +108,8 @@ def resumable(window: Window | None, since: datetime | None) -> Window | None:
 
 
 def _probe(store: Store, result: PullResult) -> Waits[datetime]:
-    """Check token, scopes and shop before anything is read. Returns Shopify's "now"."""
+    """Check token, scopes and shop before anything is read; one customer is read along, for only
+    that shows whether Shopify hides names. Returns Shopify's "now"."""
     reply = yield from store.ask("StoreProbe", {})
     result.count(reply)
     data = reply.answer.data

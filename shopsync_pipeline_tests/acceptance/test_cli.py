@@ -1,0 +1,114 @@
+"""The command line as a user calls it: each failure is one sentence and a non-zero exit."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shopsync_pipeline_tests.world import World
+
+SHOP = "a.myshopify.com"
+
+
+def shopsync(world: World, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shopsync_pipeline.cli", *arguments],
+        env={**os.environ, **world.environ, "COLUMNS": "200", **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("shopsync: ")
+    assert "Traceback" not in done.stderr
+    for text in told:
+        assert text in done.stderr
+
+
+def test_a_store_is_connected_shown_and_disconnected(world: World) -> None:
+    store = world.simulator.add_store(SHOP, customers=42)
+    connected = shopsync(world, "connect", "acme", SHOP, SHOPIFY_ACCESS_TOKEN=store.access_token)
+    assert connected.returncode == 0, connected.stderr
+    assert "42 customers" in connected.stdout
+    assert world.sync_one("acme").state == "synced"
+    shown = shopsync(world, "status").stdout
+    assert "acme" in shown
+    assert SHOP in shown
+    assert shopsync(world, "disconnect", "acme", SHOP).returncode == 0
+    assert "left" in shopsync(world, "status").stdout
+    refused(shopsync(world, "disconnect", "acme", SHOP), "no connected store")
+
+
+def test_a_dev_dashboard_app_is_connected_by_its_client_credentials(world: World) -> None:
+    store = world.simulator.add_store(SHOP)
+    secret = store.credentials.client_secret
+    arguments = ("connect", "acme", SHOP, "--client-id", store.credentials.client_id)
+    assert shopsync(world, *arguments, SHOPIFY_CLIENT_SECRET=secret).returncode == 0
+    assert world.sync_one("acme").state == "synced"
+    refused(shopsync(world, *arguments, SHOPIFY_CLIENT_SECRET="wrong"), "client id and secret")
+
+
+def test_nothing_is_stored_of_a_store_that_refuses(world: World) -> None:
+    world.simulator.add_store(SHOP)
+    done = shopsync(world, "connect", "acme", SHOP, SHOPIFY_ACCESS_TOKEN="wrong")
+    refused(done, SHOP, "refused the access token", "shopsync connect")
+    assert SHOP not in shopsync(world, "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"scopes": []}, "Grant the app read_customers"),
+        ({"protected_data": "none"}, "protected customer data"),
+    ],
+)
+def test_what_a_token_may_not_do_is_said_when_connecting(
+    world: World, settings: dict[str, object], told: str
+) -> None:
+    store = world.simulator.add_store(SHOP, **settings)
+    done = shopsync(world, "connect", "acme", SHOP, SHOPIFY_ACCESS_TOKEN=store.access_token)
+    refused(done, SHOP, told)
+
+
+def test_bad_input_is_named(world: World) -> None:
+    token = {"SHOPIFY_ACCESS_TOKEN": "x"}
+    refused(shopsync(world, "connect", "acme", "https://evil.com", **token), "evil.com")
+    refused(shopsync(world, "connect", "a c", SHOP, **token), "organization id")
+    refused(shopsync(world, "connect", "acme", SHOP), "Access token")
+    refused(shopsync(world, "connect", "acme", "unknown.myshopify.com", **token), "404")
+    refused(shopsync(world, "sync"), "No store is connected")
+    refused(shopsync(world, "status", DATABASE_URL="mysql://h/d"), "DATABASE_URL")
+    refused(shopsync(world, "status", DATABASE_URL="postgresql://u@127.0.0.1:1/d"), "reached")
+    refused(shopsync(world, "status", ORGS_PER_RUN="many"), "ORGS_PER_RUN")
+
+
+def test_a_database_that_is_behind_is_named_with_the_command_that_mends_it(world: World) -> None:
+    with world.engine.pool.connection() as conn:
+        conn.execute("DROP TABLE shopsync_schema_version")
+    refused(shopsync(world, "status"), "shopsync db upgrade")
+    refused(shopsync(world, "db", "upgrade"), "tables named integrations", "DATABASE_URL")
+
+
+def test_without_the_right_to_make_roles_the_sql_for_an_administrator_is_printed(
+    world: World,
+) -> None:
+    done = shopsync(world, "db", "roles")
+    assert done.returncode == 0
+    assert "CREATE ROLE" in done.stdout
+
+
+def test_a_key_that_cannot_decrypt_is_said_and_no_new_one_is_made(world: World) -> None:
+    world.connect("acme", SHOP)
+    refused(
+        shopsync(world, "db", "upgrade", SHOPSYNC_ENCRYPTION_KEY=""), "Give the key that encrypted"
+    )
+    other = "MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA="
+    done = shopsync(world, "doctor", SHOPSYNC_ENCRYPTION_KEY=other)
+    assert done.returncode == 1
+    assert "lacks the key" in done.stdout
