@@ -156,13 +156,17 @@ class WrongApiVersion(QueryRefused):
     remedy = "Set SHOPIFY_API_VERSION to a supported version that this release was tested with."
 
 
+CLOCKS_MAY_DIFFER = timedelta(minutes=1)
+"""The schedule's clock and Postgres's, at the most."""
+
+
 def next_try(error: Exception, now: datetime) -> datetime | None:
     """When the schedule may touch this store again, or None where it need not wait.
 
-    `now` is aware. The hourly schedule ticks on the hour, so a wait ends on a full hour:
-    an hour counted from the failure itself would skip every second tick.
+    `now` is aware. The hourly schedule ticks on the hour, so a wait ends just before one: an
+    hour counted from the failure itself would skip every second tick.
     """
-    hour = now.replace(minute=0, second=0, microsecond=0)
+    hour = now.replace(minute=0, second=0, microsecond=0) - CLOCKS_MAY_DIFFER
     if isinstance(error, (NeedsReauth, StorePaused)):
         return hour + timedelta(days=1)
     return hour + timedelta(hours=1) if isinstance(error, ShopifyError) else None

@@ -16,6 +16,7 @@ DAGSTER_DATABASE = "dagster"
 DAGSTER_ROLE = "shopsync_dagster"
 DAGSTER_CONNECTIONS = 80
 ANALYST_ROLE = "shopsync_analyst"
+DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,19 @@ def dagster_steps(password: str) -> list[Step]:
     return [
         _create_role(create, DAGSTER_ROLE),
         # Only a member of a role may give it a database; needed where the caller is no superuser.
-        Step(statement=sql.SQL("GRANT {} TO CURRENT_USER").format(role)),
-        Step(
-            statement=sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role),
-            done="SELECT 1 FROM pg_database WHERE datname = %s",
-            arguments=(DAGSTER_DATABASE,),
+        _for_database(sql.SQL("GRANT {} TO CURRENT_USER").format(role), DATABASE_EXISTS),
+        _for_database(
+            sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role), DATABASE_EXISTS
         ),
-        Step(statement=sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database)),
+        _for_database(
+            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
+            f"{DATABASE_EXISTS} AND NOT has_database_privilege('public', oid, 'CONNECT')",
+        ),
     ]
+
+
+def _for_database(statement: sql.Composed, done: str) -> Step:
+    return Step(statement=statement, done=done, arguments=(DAGSTER_DATABASE,))
 
 
 def missing(conn: Conn, steps: list[Step]) -> list[Step]:
@@ -89,7 +95,7 @@ def create_owner(conn: Conn, *, name: str, password: str) -> None:
         _create_role(create, name),
         Step(
             statement=sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role),
-            done="SELECT 1 FROM pg_database WHERE datname = %s",
+            done=DATABASE_EXISTS,
             arguments=(name,),
         ),
     ]

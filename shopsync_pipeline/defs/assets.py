@@ -143,6 +143,8 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
 
 def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationOutcome) -> None:
     """Tell the requests of this organization what became of it; the sensor closes the others."""
+    if not request_ids:
+        return
     counts = sum((s.result.counts for s in outcome.stores if s.result is not None), MergeCounts())
     error = " ".join(outcome.errors) or None
     transact(

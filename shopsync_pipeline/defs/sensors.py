@@ -35,8 +35,9 @@ def sync_request_sensor(
     context: SensorEvaluationContext, shopsync: ShopsyncResource
 ) -> SensorResult:
     known = known_organizations(context.instance)
+    registered = set(known)
     with shopsync.connection() as conn:
-        new = [key for key in integrations.organizations(conn) if key not in set(known)]
+        new = [key for key in integrations.organizations(conn) if key not in registered]
         keys = [*known, *new]
         queued = [r for r in requests.unfinished(conn) if not _ended(conn, context.instance, r)]
         runs = [*_runs_for_people(conn, keys, queued), *_runs_for_cron(conn, keys, queued)]

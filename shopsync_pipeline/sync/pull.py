@@ -140,16 +140,17 @@ class _Reader:
     def read(self, window: Window) -> Waits[None]:
         """Read from `window`'s position, which is the stored one, to its end."""
         cursor = window.cursor
-        restarted_at: datetime | None = None
+        restarted_at: set[datetime | None] = set()
         seen: set[str | None] = {cursor}
         while True:
             since = window.since if cursor else window.reached or window.since
             try:
                 reply = yield from self._ask(cursor, since, window.until)
             except CursorRefused:
-                if cursor is None or (window.reached and window.reached == restarted_at):
-                    raise
-                cursor, restarted_at, seen = None, window.reached, set()
+                if cursor is None or window.reached in restarted_at:
+                    raise  # no cursor was sent, or starting again here led nowhere
+                restarted_at.add(window.reached)
+                cursor, seen = None, set()
                 continue
             page = page_of(reply.answer.data["customers"])
             self._check(page, since, seen)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
 
 
 def test_a_store_is_connected_shown_and_disconnected(world: World) -> None:
-    store = world.simulator.add_store(SHOP, customers=42)
+    store: Any = world.simulator.add_store(SHOP, customers=42)
     connected = shopsync(world, "connect", "acme", SHOP, SHOPIFY_ACCESS_TOKEN=store.access_token)
     assert connected.returncode == 0, connected.stderr
     assert "42 customers" in connected.stdout
@@ -46,7 +47,7 @@ def test_a_store_is_connected_shown_and_disconnected(world: World) -> None:
 
 
 def test_a_dev_dashboard_app_is_connected_by_its_client_credentials(world: World) -> None:
-    store = world.simulator.add_store(SHOP)
+    store: Any = world.simulator.add_store(SHOP)
     secret = store.credentials.client_secret
     arguments = ("connect", "acme", SHOP, "--client-id", store.credentials.client_id)
     assert shopsync(world, *arguments, SHOPIFY_CLIENT_SECRET=secret).returncode == 0
@@ -69,9 +70,9 @@ def test_nothing_is_stored_of_a_store_that_refuses(world: World) -> None:
     ],
 )
 def test_what_a_token_may_not_do_is_said_when_connecting(
-    world: World, settings: dict[str, object], told: str
+    world: World, settings: dict[str, Any], told: str
 ) -> None:
-    store = world.simulator.add_store(SHOP, **settings)
+    store: Any = world.simulator.add_store(SHOP, **settings)
     done = shopsync(world, "connect", "acme", SHOP, SHOPIFY_ACCESS_TOKEN=store.access_token)
     refused(done, SHOP, told)
 

@@ -132,13 +132,13 @@ def test_a_fault_that_stays_is_told_and_moves_no_watermark(world: World, fault: 
 
 
 def assert_put_off(world: World, hours: int) -> None:
-    """Until the full hour `hours` from now: the schedule ticks on the hour."""
+    """Until a minute before the full hour `hours` from now: the schedule ticks on the hour."""
     with world.engine.pool.connection() as conn:
         row = conn.execute(
             """SELECT "retryAt" - date_trunc('hour', now()) FROM integrations"""
         ).fetchone()
     assert row is not None
-    assert row[0].total_seconds() == 3600 * hours
+    assert row[0].total_seconds() == 3600 * hours - 60
 
 
 PASSING = [
@@ -187,6 +187,20 @@ def test_a_page_that_ends_where_it_began_ends_the_pull(world: World) -> None:
     store.fault("same_cursor", times=None, after=1, operation="CustomersPage")
     outcome = world.sync_one("acme")
     assert "same end cursor" in str(outcome.error)
+    assert world.integration("acme").watermark is None
+
+
+def test_a_cursor_that_is_always_refused_ends_the_pull_where_nothing_says_how_far_it_came(
+    world: World,
+) -> None:
+    """All customers are newer than the index's lag, so no row tells a place to go on from; the
+    pull had begun again for ever."""
+    store = world.connect("acme", SHOP, customers=0)
+    for number in range(CUSTOMERS):
+        store.create(firstName=str(number))
+    store.fault("cursor_refused", times=None, operation="CustomersPage")
+    outcome = world.sync_one("acme")
+    assert "Invalid cursor" in str(outcome.error)
     assert world.integration("acme").watermark is None
 
 

@@ -110,7 +110,7 @@ def test_without_the_right_to_create_roles_the_sql_for_an_administrator_is_told(
         assert left[0].startswith("CREATE ROLE")
         for statement in left:
             admin.execute(statement.encode())
-        assert roles.missing(admin, [s for s in roles.dagster_steps("pw") if s.done]) == []
+        assert roles.apply(database_url, roles.dagster_steps("pw")) == []
         roles.drop_databases(admin, "dagster")
 
 
