@@ -47,6 +47,12 @@ def failed_partitions(instance: DagsterInstance) -> set[str]:
     return set(value.deserialize_failed_partition_subsets(organizations).get_partition_keys())
 
 
+def failure_text(result: ExecuteInProcessResult) -> str:
+    """What the operator reads at the failed step."""
+    (failure,) = [e for e in result.all_events if e.event_type is DagsterEventType.STEP_FAILURE]
+    return str(failure.step_failure_data.user_failure_data)
+
+
 @pytest.fixture
 def three(world: World, instance: DagsterInstance) -> list[Any]:
     names = ["ant", "bee", "cat"]
@@ -77,13 +83,34 @@ def test_exactly_the_partitions_of_broken_stores_fail(
     assert not result.success
     assert set(materialized(instance)) == {"ant", "cat"}
     assert failed_partitions(instance) == {"bee"}
-    (failure,) = [e for e in result.all_events if e.event_type is DagsterEventType.STEP_FAILURE]
-    told = str(failure.step_failure_data.user_failure_data)
+    told = failure_text(result)
     assert "bee: bee.myshopify.com: Shopify refused the access token" in told
     assert "shopsync connect" in told
     three[1].clear_faults()
     assert run(instance, "bee", "bee").success
     assert failed_partitions(instance) == set()
+
+
+def test_of_sixty_organizations_exactly_the_three_broken_ones_fail(
+    world: World, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shopsync_pipeline.shopify.client.BACKOFF", (0.01, 0.01, 0.01))
+    names = [f"org{number:02}" for number in range(60)]
+    instance.add_dynamic_partitions("organizations", names)
+    stores = {name: world.connect(name, f"{name}.myshopify.com", customers=3) for name in names}
+    broken = {"org07": 401, "org23": 402, "org41": 500}
+    for name, status in broken.items():
+        stores[name].fault("status", status=status, times=None)
+
+    result = run(instance, "org00", "org59", only_due=True)
+
+    assert not result.success
+    assert set(materialized(instance)) == set(names) - set(broken)
+    assert failed_partitions(instance) == set(broken)
+    told = failure_text(result)
+    for name, what in [("org07", "connect the store again"), ("org23", "frozen"), ("org41", "500")]:
+        assert f"{name}: {name}.myshopify.com: " in told
+        assert what in told.lower()
 
 
 def test_a_red_partition_does_not_turn_green_by_being_left_alone(

@@ -204,6 +204,17 @@ def test_a_cursor_that_is_always_refused_ends_the_pull_where_nothing_says_how_fa
     assert world.integration("acme").watermark is None
 
 
+def test_a_bucket_that_others_keep_empty_is_given_up_after_ten_minutes(world: World) -> None:
+    store = synced_then_changed(world)
+    store.fault("throttled", times=None, operation="CustomersPage", currentlyAvailable=-6000)
+    outcome = world.sync_one("acme")
+    assert "no points within 600 s" in str(outcome.error)
+    assert 500 < sum(world.time.slept) <= 600
+    store.clear_faults()
+    assert world.sync_one("acme").state == "synced"
+    assert world.differences("acme", store) == []
+
+
 def test_an_answer_without_a_date_ends_no_window(world: World) -> None:
     store = world.connect("acme", SHOP, customers=10)
     store.fault("no_date", times=None)
