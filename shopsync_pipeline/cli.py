@@ -153,7 +153,11 @@ def sync(
 def status() -> None:
     """How each store fares."""
     with _tables() as conn:
-        out.print(views.stores_table(integrations.everything(conn)))
+        stores = integrations.everything(conn)
+    out.print(views.stores_table(stores))
+    for store in stores:
+        if store.is_active and store.last_error:
+            out.print(f"{store.organization_id}: {store.last_error}", markup=False)
 
 
 @app.command()

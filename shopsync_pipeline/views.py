@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from rich.table import Table
+from rich import box
+from rich.table import Column, Table
 
 from shopsync_pipeline.models import Integration, SyncRequest
 from shopsync_pipeline.sync.doctor import Finding
@@ -13,7 +14,11 @@ STYLES = {"ok": "green", "succeeded": "green", "failed": "red", "left": "dim"}
 
 
 def stores_table(stores: Sequence[Integration]) -> Table:
-    table = Table("Organization", "Store", "Status", "Last sync", "Customers", "Trouble")
+    """One line a store; what troubles them is told below the table, at its full length."""
+    store_column = Column("Store", no_wrap=True)
+    table = Table(
+        "Organization", store_column, "Status", "Last sync (UTC)", "Customers", box=box.SIMPLE_HEAD
+    )
     for store in stores:
         status = store.status if store.is_active else "left"
         table.add_row(
@@ -22,26 +27,29 @@ def stores_table(stores: Sequence[Integration]) -> Table:
             f"[{STYLES.get(status, 'yellow')}]{status}[/]",
             moment(store.last_sync_at),
             "" if store.customers_count is None else str(store.customers_count),
-            store.last_error or "",
         )
     return table
 
 
 def requests_table(requests: Sequence[SyncRequest]) -> Table:
-    table = Table("Organization", "Result", "Inserted", "Updated", "Unchanged", "Run")
+    table = Table(
+        *("Organization", "Result", "Inserted", "Updated", "Unchanged"),
+        Column("Run", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+    )
     for request in requests:
         counts = [str(request.counts.get(n, 0)) for n in ("inserted", "updated", "unchanged")]
         table.add_row(
             request.organization_id or "all that are due",
             f"[{STYLES.get(request.status, 'yellow')}]{request.status}[/]",
             *counts,
-            request.run_id or "",
+            (request.run_id or "").split("-")[0],  # as Dagster's UI shows it
         )
     return table
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    table = Table("Check", "", "Finding")
+    table = Table("Check", "", "Finding", box=box.SIMPLE_HEAD)
     for finding in findings:
         mark = "[green]well[/]" if finding.well else "[red]trouble[/]"
         table.add_row(finding.what, mark, finding.told)
@@ -53,4 +61,4 @@ def progress_text(states: Sequence[str]) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    return "never" if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M}"
