@@ -200,6 +200,9 @@ def _daemon(settings: Settings) -> Finding:
     """Dagster is imported only here: it takes seconds, and no other command needs it."""
     from shopsync_pipeline.defs.health import silent_daemons
 
+    if settings.dagster_postgres_url is None:
+        told = "was never started here; start it: shopsync up"
+        return Finding(what="Dagster daemon", well=False, told=told)
     os.environ.update(local.environment(settings))
     try:
         silent = silent_daemons()

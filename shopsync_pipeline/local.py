@@ -4,6 +4,7 @@ For `shopsync up` and the other commands; what is deployed elsewhere gets all of
 environment and never comes here.
 """
 
+import fcntl
 import os
 import secrets
 import signal
@@ -17,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import requests
 from cryptography.fernet import Fernet
 from dotenv import dotenv_values
@@ -49,7 +49,7 @@ def databases(
         return
     with embedded_server(settings.home / "postgres") as server:
         password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", secrets.token_urlsafe)
-        with psycopg.connect(server.url(), autocommit=True) as conn:
+        with connect(server.url()) as conn:
             if anew:
                 roles.drop_databases(conn, OWNER, roles.DAGSTER_DATABASE)
             roles.create_owner(conn, name=OWNER, password=password)
@@ -68,6 +68,8 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         roles.apply(admin_url, roles.analyst_steps())
     if settings.dagster_postgres_url is not None:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
+    if not migrate and not _kept(settings, "SHOPSYNC_DAGSTER_PASSWORD"):
+        return settings  # no Dagster was started here yet
     password = _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", secrets.token_urlsafe)
     if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
         raise ConfigurationError(
@@ -98,15 +100,20 @@ def _encryption_key(settings: Settings, url: str) -> str:
 
 def _secret(settings: Settings, name: str, make: Callable[[], str]) -> str:
     """The secret of this deployment by that name, made and kept at the first need."""
-    kept = dotenv_values(settings.secrets_file).get(name)
-    if kept:
-        return kept
     settings.home.mkdir(parents=True, exist_ok=True)
-    value = make()
     descriptor = os.open(settings.secrets_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two first starts at once must agree
+        kept = _kept(settings, name)
+        if kept:
+            return kept
+        value = make()
         file.write(f"{name}={value}\n")
     return value
+
+
+def _kept(settings: Settings, name: str) -> str | None:
+    return dotenv_values(settings.secrets_file).get(name) or None
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -119,6 +126,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_POSTGRES_URL": settings.dagster_postgres_url or "",
         "SHOPSYNC_ENCRYPTION_KEY": ",".join(settings.required_encryption_keys()),
         "SHOPIFY_ENDPOINT": settings.shopify_endpoint,
+        "SHOPIFY_API_VERSION": settings.shopify_api_version,
+        "ORGS_PER_RUN": str(settings.orgs_per_run),
     }
 
 

@@ -6,7 +6,7 @@ its messages and those are people's data.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -48,14 +48,28 @@ def _with_scheme(url: str, scheme: str) -> str:
     return urlunsplit(parts._replace(scheme=scheme, query=urlencode(kept)))
 
 
-def connect(url: str) -> Conn:
-    """One connection of its own. Raises DatabaseTrouble where it cannot be had."""
+def open_connection(url: str) -> Conn:
+    """One connection, the caller's to close. Raises DatabaseTrouble where it cannot be had."""
     try:
         conn = psycopg.connect(libpq_url(url), autocommit=True, connect_timeout=10)
+        _use_utc(conn)
     except psycopg.Error as error:
         raise scrubbed(error) from None
-    conn.execute("SET TIME ZONE 'UTC'")
     return conn
+
+
+def _use_utc(conn: Conn) -> None:
+    conn.execute("SET TIME ZONE 'UTC'")
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Conn]:
+    """One connection for a block; an error of Postgres leaves the block as DatabaseTrouble."""
+    try:
+        with closing(open_connection(url)) as conn:
+            yield conn
+    except psycopg.Error as error:
+        raise scrubbed(error) from None
 
 
 @contextmanager
@@ -66,7 +80,9 @@ def open_pool(url: str, *, size: int) -> Iterator[Pool]:
         min_size=1,
         max_size=size,
         open=False,
-        kwargs={"autocommit": True, "options": "-c timezone=UTC"},
+        kwargs={"autocommit": True},
+        configure=_use_utc,
+        check=ConnectionPool.check_connection,  # Postgres may have been restarted meanwhile
         name="shopsync",
     )
     with pool:

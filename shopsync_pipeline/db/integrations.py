@@ -25,8 +25,10 @@ def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: 
     """The integration of this store, made or made active again; its trouble is forgotten.
 
     One that was inactive may have missed deletions and changes for any time, so it starts
-    with a full load. A store that was renamed keeps its integration, told by `shop_id`.
+    with a full load, as does another shop that now owns the domain. A store that was renamed
+    keeps its integration, told by `shop_id`.
     """
+    same = 'i."isActive" AND i."shopId" = excluded."shopId"'
     conn.execute(
         """
         UPDATE integrations SET "shop" = %(shop)s
@@ -37,16 +39,20 @@ def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: 
         {"shop": shop, "organization": organization_id, "shop_id": shop_id},
     )
     row = conn.execute(
-        """
+        f"""
         INSERT INTO integrations AS i ("organizationId", "shop", "name", "shopId")
         VALUES (%s, %s, %s, %s)
         ON CONFLICT ON CONSTRAINT "organizationId_platform_shop" DO UPDATE SET
           "name" = excluded."name", "shopId" = excluded."shopId", "isActive" = true,
           "status" = 'ok', "retryAt" = NULL, "lastError" = NULL,
-          "watermark" = CASE WHEN i."isActive" THEN i."watermark" END,
+          "watermark" = CASE WHEN {same} THEN i."watermark" END,
+          "windowFrom" = CASE WHEN {same} THEN i."windowFrom" END,
+          "windowTo" = CASE WHEN {same} THEN i."windowTo" END,
+          "windowCursor" = CASE WHEN {same} THEN i."windowCursor" END,
+          "windowReached" = CASE WHEN {same} THEN i."windowReached" END,
           "updatedAt" = clock_timestamp()
         RETURNING "id"
-        """,
+        """,  # noqa: S608
         [organization_id, shop, name, shop_id],
     ).fetchone()
     assert row is not None
@@ -167,6 +173,15 @@ def share(conn: Conn, integration_id: str) -> None:
         )
 
 
+def hold(conn: Conn, integration_id: str) -> bool:
+    """Keep everybody else from changing the row until the transaction ends; whether it is
+    active."""
+    row = conn.execute(
+        'SELECT "isActive" FROM integrations WHERE "id" = %s FOR NO KEY UPDATE', [integration_id]
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def record_probe(
     conn: Conn, integration_id: str, *, shop_id: int, customers_count: int, scopes: Sequence[str]
 ) -> None:
@@ -181,15 +196,23 @@ def record_probe(
     )
 
 
-def open_window(conn: Conn, integration_id: str, window: Window) -> None:
-    """Replaces an open one; the caller holds the integration's lock."""
-    conn.execute(
+def open_window(
+    conn: Conn, integration: Integration, window: Window, watermark: datetime | None
+) -> None:
+    """Replaces an open one; the caller holds the integration's lock.
+
+    Raises SyncConflict where the watermark from which the window was reckoned is no longer the
+    stored one, or the store has left: it was connected anew and needs another window.
+    """
+    opened = conn.execute(
         """
         UPDATE integrations SET "windowFrom" = %s, "windowTo" = %s, "windowCursor" = NULL,
-          "windowReached" = NULL, "updatedAt" = clock_timestamp() WHERE "id" = %s
+          "windowReached" = NULL, "updatedAt" = clock_timestamp()
+        WHERE "id" = %s AND "isActive" AND "watermark" IS NOT DISTINCT FROM %s
         """,
-        [window.since, window.until, integration_id],
-    )
+        [window.since, window.until, integration.id, watermark],
+    ).rowcount
+    _one_row(opened, integration)
 
 
 def advance_window(conn: Conn, integration: Integration, before: Window, after: Window) -> None:
@@ -239,8 +262,8 @@ def record_trouble(
 def _one_row(count: int, integration: Integration) -> None:
     if count != 1:
         raise SyncConflict(
-            f"{integration.organization_id}, {integration.shop}: another pull moved the window; "
-            "this page was not stored and the other pull goes on."
+            f"{integration.organization_id}, {integration.shop}: another pull moved the window "
+            "or the store was connected anew; nothing was stored by this one. Sync again."
         )
 
 

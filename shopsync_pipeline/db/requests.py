@@ -63,7 +63,8 @@ def answer(
           'inserted', coalesce(("counts"->>'inserted')::bigint, 0) + %s,
           'updated', coalesce(("counts"->>'updated')::bigint, 0) + %s,
           'unchanged', coalesce(("counts"->>'unchanged')::bigint, 0) + %s)
-        WHERE "id" = ANY(%s) AND ("organizationId" = %s OR "organizationId" IS NULL)
+        WHERE "id" = ANY(%s) AND "status" = 'running'
+          AND ("organizationId" = %s OR "organizationId" IS NULL)
         """,
         [error, counts.inserted, counts.updated, counts.unchanged, ids, organization_id],
     )

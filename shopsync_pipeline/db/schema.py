@@ -3,16 +3,20 @@
 It refuses to touch tables that it did not make, and needs no superuser.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from shopsync_pipeline.db.engine import Conn, sqlalchemy_url
+from shopsync_pipeline.db.engine import Conn, scrubbed, sqlalchemy_url
 from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
 
 VERSION_TABLE = "shopsync_schema_version"
@@ -32,12 +36,22 @@ def upgrade(url: str) -> None:
     Raises ConfigurationError where our names are taken, SchemaMismatch where it is ahead.
     """
     engine: Engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
-    with engine.begin() as connection:
+    with _scrubbing(), engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('shopsync migrations'))"))
         _refuse_what_is_not_ours(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextmanager
+def _scrubbing() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, psycopg.Error):
+            raise
+        raise scrubbed(error.orig) from None
 
 
 def check(conn: Conn) -> None:

@@ -147,6 +147,8 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationOutcome
         return
     counts = sum((s.result.counts for s in outcome.stores if s.result is not None), MergeCounts())
     error = " ".join(outcome.errors) or None
+    if not outcome.stores:
+        error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
     transact(
         engine.pool,
         lambda conn: requests.answer(
@@ -156,7 +158,7 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationOutcome
 
 
 def _told(errors: list[str]) -> str:
-    return f"{len(errors)} not synced, the others are: " + " | ".join(errors[:20])
+    return f"{len(errors)} not synced, all others are. " + " | ".join(errors)
 
 
 def _moment(text: str | None) -> datetime | None:

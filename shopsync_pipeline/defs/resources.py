@@ -1,6 +1,7 @@
 """Configuration in, plain objects out: the engine never sees Dagster, and the UI no secret."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import WatchedFileHandler
@@ -44,7 +45,7 @@ def log_to_files(settings: Settings) -> None:
     folder = settings.home / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [
-        logging.StreamHandler(),
+        logging.StreamHandler(sys.stdout),
         WatchedFileHandler(folder / "pipeline.log"),
     ]
     for handler in handlers:

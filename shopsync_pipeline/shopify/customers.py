@@ -22,6 +22,7 @@ class Page:
     """`end_cursor` is None on the last page."""
 
     rows: Sequence[CustomerRow]
+    has_next: bool
     end_cursor: str | None
 
     def first_updated(self) -> datetime | None:
@@ -49,7 +50,12 @@ def page_of(connection: dict[str, Any]) -> Page:
     """A `CustomerConnection` as CustomersPage.graphql asks for it."""
     nodes = connection["nodes"]
     info = connection["pageInfo"]
-    return Page(rows=rows_of(nodes), end_cursor=info["endCursor"] if info["hasNextPage"] else None)
+    has_next = bool(info["hasNextPage"])
+    return Page(
+        rows=rows_of(nodes),
+        has_next=has_next,
+        end_cursor=info["endCursor"] if has_next else None,
+    )
 
 
 def rows_of(nodes: Iterable[dict[str, Any]]) -> list[CustomerRow]:

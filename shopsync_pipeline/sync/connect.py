@@ -1,15 +1,16 @@
 """Connecting a store: nothing is stored before Shopify has accepted the credentials."""
 
 from dataclasses import replace
+from typing import Any
 
 from shopsync_pipeline.db import credentials as stored
-from shopsync_pipeline.db import integrations
-from shopsync_pipeline.db.engine import Conn, clock, read, transact
-from shopsync_pipeline.errors import ConfigurationError, NeedsScope, StoreGone
+from shopsync_pipeline.db import integrations, locks
+from shopsync_pipeline.db.engine import Conn, clock, transact
+from shopsync_pipeline.errors import ConfigurationError, NeedsScope, ShopifyError, StoreGone
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import checked_organization
 from shopsync_pipeline.shopify.auth import renew
-from shopsync_pipeline.shopify.client import waited
+from shopsync_pipeline.shopify.client import ShopClient, waited
 from shopsync_pipeline.sync.organizations import Engine
 from shopsync_pipeline.sync.store import scopes_of, shop_id_of
 
@@ -32,16 +33,18 @@ def connect_store(
                 f"{organization_id}, {client.shop}: give an access token, or a client id and "
                 "client secret."
             )
+        spent = held.access_token is None and held.refresh_token is not None
         if held.access_token is None:
-            held = renew(client, held, read(engine.pool, clock))
-        assert held.access_token is not None
-        data = waited(client.ask("StoreProbe", {}, token=held.access_token)).answer.data
+            held = transact(engine.pool, lambda conn: _granted(conn, client, held))
+        data = _probed(client, held)
+    except ShopifyError as error:
+        if spent:
+            raise ConfigurationError(
+                f"{error} The refresh token was used up by this attempt: get a new one."
+            ) from None
+        raise
     finally:
         client.close()
-    _refuse_a_former_name(client.shop, data["shop"]["myshopifyDomain"])
-    missing = sorted(REQUIRED_SCOPES - set(scopes_of(data)))
-    if missing:
-        raise NeedsScope(client.shop, f"the token lacks the scope {', '.join(missing)}")
 
     def work(conn: Conn) -> Integration:
         integration = integrations.connect(
@@ -64,6 +67,19 @@ def connect_store(
     return transact(engine.pool, work)
 
 
-def _refuse_a_former_name(shop: str, current: str) -> None:
-    if current.lower() != shop:
-        raise StoreGone(shop, f"the store is now {current}", f"Connect it as {current}.")
+def _granted(conn: Conn, client: ShopClient, held: Credentials) -> Credentials:
+    locks.lock_renewal(conn, client.shop, held.client_id)
+    return renew(client, held, clock(conn))
+
+
+def _probed(client: ShopClient, held: Credentials) -> dict[str, Any]:
+    """What the store says of itself. Raises what is wrong with it or with the token."""
+    assert held.access_token is not None
+    data = waited(client.ask("StoreProbe", {}, token=held.access_token)).answer.data
+    current = data["shop"]["myshopifyDomain"]
+    if current.lower() != client.shop:
+        raise StoreGone(client.shop, f"the store is now {current}", f"Connect it as {current}.")
+    missing = sorted(REQUIRED_SCOPES - set(scopes_of(data)))
+    if missing:
+        raise NeedsScope(client.shop, f"the token lacks the scope {', '.join(missing)}")
+    return data

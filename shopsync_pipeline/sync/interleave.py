@@ -41,7 +41,7 @@ def interleave(
                 running[pool.submit(_step, task[1])] = task
             if not running and not waiting:
                 return
-            for future in _finished(running, waiting, timer):
+            for future in _finished(running, waiting if len(running) < workers else [], timer):
                 key, steps = running.pop(future)
                 error = future.exception()
                 if error is not None:
@@ -70,7 +70,7 @@ def _finished(
     waiting: list[tuple[float, int, K, Waits[T]]],
     timer: Timer,
 ) -> set[Future[float | Done[T]]]:
-    """Those that ended, at the latest when the next waiting task is ready."""
+    """Those that ended, at the latest when the next of `waiting` is ready."""
     timeout = max(0.0, waiting[0][0] - timer.monotonic()) if waiting else None
     if not running:
         timer.sleep(timeout or 0.0)  # every task waits, and only time can end that

@@ -108,12 +108,11 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
     url = settings.required_database_url()
     cipher = Cipher(settings.required_encryption_keys())
     with ExitStack() as stack:
-        lock_connection = stack.enter_context(connect(url))
-        schema.check(lock_connection)
+        with connect(url) as conn:
+            schema.check(conn)
+        locks = stack.enter_context(IntegrationLocks(url))
         pool = stack.enter_context(open_pool(url, size=WORKERS + 2))
-        yield Engine(
-            settings=settings, pool=pool, cipher=cipher, locks=IntegrationLocks(lock_connection)
-        )
+        yield Engine(settings=settings, pool=pool, cipher=cipher, locks=locks)
 
 
 def sync_organizations(
@@ -150,20 +149,21 @@ def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Wa
             return StoreOutcome(integration=integration, state="running")
         yield LOCK_POLL_SECONDS
     try:
-        integration, due = transact(engine.pool, lambda conn: _again(conn, integration.id))
+        integration, due, now = transact(engine.pool, lambda conn: _again(conn, integration.id))
         if not integration.is_active:
             return StoreOutcome(integration=integration, state="left")
         if order.only_due and not due:
-            return _left_alone(integration)
+            return _left_alone(integration, now)
         return (yield from _pulled(engine, integration, order))
     finally:
         engine.locks.unlock(integration.id)
 
 
-def _again(conn: Conn, integration_id: str) -> tuple[Integration, bool]:
-    """The integration and whether it is due, as they are under the lock."""
-    due = integrations.is_due(conn, integration_id, clock(conn))
-    return integrations.get(conn, integration_id), due
+def _again(conn: Conn, integration_id: str) -> tuple[Integration, bool, datetime]:
+    """The integration and whether it is due, as they are under the lock now."""
+    now = clock(conn)
+    due = integrations.is_due(conn, integration_id, now)
+    return integrations.get(conn, integration_id), due, now
 
 
 @contextmanager
@@ -231,8 +231,8 @@ def _fault(integration: Integration, error: BaseException) -> StoreOutcome:
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 
-def _left_alone(integration: Integration) -> StoreOutcome:
-    if integration.last_error is None:
+def _left_alone(integration: Integration, now: datetime) -> StoreOutcome:
+    if integration.retry_at is None or integration.retry_at <= now:
         return StoreOutcome(integration=integration, state="fresh")
     until = f"; not tried before {integration.retry_at:%Y-%m-%d %H:%M} UTC"
     told = f"{integration.organization_id}: {integration.last_error}{until}"

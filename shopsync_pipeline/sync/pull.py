@@ -74,15 +74,20 @@ def pull(
     now = yield from _probe(store, result)
     since = wanted_since(store.integration, mode, updated_since)
     reader = _Reader(store, run_id, result)
-    window = resumable(store.integration.window, since)
+    watermark = store.integration.watermark
+    window = resumable(store.integration, mode, since)
     if window is not None:
         yield from reader.read(window)
-        since = window.until - OVERLAP
+        watermark, since = window.until, window.until - OVERLAP
+        now = yield from _probe(store, result)  # the resumed window may have taken hours
         result.since = window.since
     else:
         result.since = since
     window = Window(since=since, until=now)
-    transact(store.pool, lambda conn: integrations.open_window(conn, store.integration.id, window))
+    transact(
+        store.pool,
+        lambda conn: integrations.open_window(conn, store.integration, window, watermark),
+    )
     yield from reader.read(window)
     result.until = now
     result.seconds = time.monotonic() - began
@@ -99,9 +104,14 @@ def wanted_since(
     return since if updated_since is None else min(since, updated_since)
 
 
-def resumable(window: Window | None, since: datetime | None) -> Window | None:
-    """The open window, if finishing it reads everything from `since` on."""
-    if window is None:
+def resumable(integration: Integration, mode: Mode, since: datetime | None) -> Window | None:
+    """The open window, if finishing it reads everything from `since` on.
+
+    Who asks for a full sync of a store that is here already wants every row read again, also
+    those that an open window has behind it.
+    """
+    window = integration.window
+    if window is None or (mode == "full" and integration.watermark is not None):
         return None
     covers = window.since is None or (since is not None and window.since <= since)
     return window if covers else None
@@ -139,18 +149,18 @@ class _Reader:
 
     def read(self, window: Window) -> Waits[None]:
         """Read from `window`'s position, which is the stored one, to its end."""
-        cursor = window.cursor
+        cursor, base = window.cursor, window.since
         restarted_at: set[datetime | None] = set()
         seen: set[str | None] = {cursor}
         while True:
-            since = window.since if cursor else window.reached or window.since
+            since = base if cursor else window.reached or window.since
             try:
                 reply = yield from self._ask(cursor, since, window.until)
             except CursorRefused:
                 if cursor is None or window.reached in restarted_at:
                     raise  # no cursor was sent, or starting again here led nowhere
                 restarted_at.add(window.reached)
-                cursor, seen = None, set()
+                cursor, base, seen = None, window.reached or window.since, set()
                 continue
             page = page_of(reply.answer.data["customers"])
             self._check(page, since, seen)
@@ -183,6 +193,8 @@ class _Reader:
         first = page.first_updated()
         if since and first and first < since.replace(microsecond=0):
             raise FilterIgnored(shop, "Shopify gave customers from before the window asked for")
+        if page.has_next and page.end_cursor is None:
+            raise BrokenAnswer(shop, "there are more pages, but no cursor to them")
         if page.end_cursor is not None:
             if page.end_cursor in seen:
                 raise PagingStuck(shop, "the same end cursor came twice")

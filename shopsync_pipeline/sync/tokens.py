@@ -7,6 +7,7 @@ stored token to storing the new one, so that two runs never spend one refresh to
 from datetime import timedelta
 
 from shopsync_pipeline.db import credentials as stored
+from shopsync_pipeline.db import integrations, locks
 from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, Pool, clock, transact
 from shopsync_pipeline.errors import NeedsReauth, RetryableError, ShopifyError
@@ -66,19 +67,21 @@ class Tokens:
             return self._token_of(held)
         if not self._due(conn, held, refused):
             return self._token_of(held)
-        conn.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))",
-            [f"{self._client.shop} {held.client_id}"],
-        )
+        locks.lock_renewal(conn, self._client.shop, held.client_id)
+        if not integrations.hold(conn, self._integration.id):
+            raise NeedsReauth(self._client.shop, "the store was disconnected")
         held = stored.load(conn, self._cipher, self._integration.id)  # renewed by another?
-        return self._renewed(conn, held) if self._due(conn, held, refused) else self._token_of(held)
+        if not self._due(conn, held, refused):
+            return self._token_of(held)
+        return self._renewed(conn, held, still_good=refused is None)
 
-    def _renewed(self, conn: Conn, held: Credentials) -> str:
+    def _renewed(self, conn: Conn, held: Credentials, *, still_good: bool) -> str:
+        """The row is held meanwhile, so that nobody's new credentials are written over."""
         now = clock(conn)
         try:
             fresh = renew(self._client, held, now)
         except ShopifyError:
-            if held.lasts(now):
+            if still_good and held.lasts(now):
                 return self._token_of(held)
             raise
         stored.store(conn, self._cipher, self._integration.id, fresh)

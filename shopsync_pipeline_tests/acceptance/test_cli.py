@@ -101,7 +101,7 @@ def test_without_the_right_to_make_roles_the_sql_for_an_administrator_is_printed
 ) -> None:
     done = shopsync(world, "db", "roles")
     assert done.returncode == 0
-    assert "CREATE ROLE" in done.stdout
+    assert "CREATE DATABASE" in done.stdout
 
 
 def test_a_key_that_cannot_decrypt_is_said_and_no_new_one_is_made(world: World) -> None:

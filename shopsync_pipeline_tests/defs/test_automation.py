@@ -14,7 +14,7 @@ from dagster import (
     build_sensor_context,
 )
 
-from shopsync_pipeline.db import requests
+from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.resources import ShopsyncResource
@@ -157,6 +157,22 @@ def test_a_request_for_a_broken_store_fails_with_what_shopify_said(
     answered = found(world, request)
     assert answered.status == "failed"
     assert "bee.myshopify.com: the store is frozen" in str(answered.error)
+
+
+def test_a_request_for_an_organization_whose_stores_have_left_fails_and_says_so(
+    world: World, instance: DagsterInstance, stores: dict[str, Any]
+) -> None:
+    request = filed(world, kind="sync", organization_id="bee")
+    (run,) = sensed(instance).run_requests or []
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.disconnect(conn, organization_id="bee", shop="bee.myshopify.com"),
+    )
+    execute(instance, run)
+    answered = found(world, request)
+    assert "no active store" in str(answered.error)
+    execute(instance, run)  # an operator's "re-execute" changes no answer
+    assert found(world, request) == answered
 
 
 def test_a_request_for_nobody_fails_at_once(

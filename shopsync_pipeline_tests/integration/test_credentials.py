@@ -138,6 +138,35 @@ def test_a_cached_token_that_shopify_refuses_is_renewed_once(world: World) -> No
     assert renewals(store) == 1
 
 
+def test_a_token_endpoint_that_fails_after_a_refusal_is_no_verdict_on_the_token(
+    world: World,
+) -> None:
+    """One 503 had put the store off for a day as needs_reauth."""
+    store = world.connect("acme", SHOP)
+    hold(world, access_token="revoked", expires_at=ends_in(world, hours=20), **app(store))
+    store.fault("status", status=503, times=None, operation="oauth")
+    assert "token endpoint answered HTTP 503" in str(world.sync_one("acme").error)
+    assert world.integration("acme").status == "ok"
+    store.clear_faults()
+    assert world.sync_one("acme").state == "synced"
+
+
+def test_a_renewal_writes_over_no_credentials_stored_meanwhile(world: World) -> None:
+    """The app's old credentials had come back over those of a reconnect during the request."""
+    store = world.connect("acme", SHOP)
+    hold(world, access_token="old", expires_at=ends_in(world, hours=-1), **app(store))
+    store.settings.latency_ms = 300
+    integration = world.integration("acme")
+    with open_store(world.engine, integration) as opened:
+        renewing = threading.Thread(target=waited, args=(opened.tokens.current(), world.time))
+        renewing.start()
+        while not renewals(store):
+            renewing.join(0.01)
+        hold(world, access_token="new")
+        renewing.join()
+    assert held(world) == Credentials(access_token="new")
+
+
 def test_threads_of_one_store_renew_one_token_once(world: World) -> None:
     store = world.connect("acme", SHOP, refresh_token="shprt_first")
     hold(world, refresh_token="shprt_first", **app(store))

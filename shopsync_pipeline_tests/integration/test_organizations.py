@@ -79,6 +79,37 @@ def test_a_store_that_another_run_holds_is_left_to_it_or_waited_for(
         assert world.time.slept
 
 
+def test_a_lost_lock_connection_is_opened_again_and_fails_no_store(world: World) -> None:
+    stores = connect_many(world, 20)
+    with world.engine.pool.connection() as conn:
+        world.engine.locks.try_lock("somebody")
+        conn.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_locks
+               WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"""
+        )
+    assert {o.state for o in world.sync(*stores)} == {"synced"}
+
+
+def test_connections_that_a_restart_has_killed_are_replaced(world: World) -> None:
+    stores = connect_many(world, 4)
+    with world.engine.pool.connection() as conn:
+        conn.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+        )
+    assert {o.state for o in world.sync(*stores)} == {"synced"}
+
+
+def test_a_store_synced_lately_is_fresh_also_after_a_later_try_failed(world: World) -> None:
+    stores = connect_many(world, 1)
+    world.sync(*stores)
+    with world.engine.pool.connection() as conn:
+        conn.execute(
+            """UPDATE integrations SET "lastError" = 'x', "retryAt" = now() - interval '1 min'"""
+        )
+    assert world.sync_one("org00", only_due=True).state == "fresh"
+
+
 def test_a_fault_of_ours_fails_one_store_and_quotes_no_data(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import integrations
-from shopsync_pipeline.db.engine import transact
+from shopsync_pipeline.db import credentials, integrations
+from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.errors import SyncConflict
-from shopsync_pipeline.models import MergeCounts, Window
+from shopsync_pipeline.models import Credentials, MergeCounts, Window
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.organizations import StoreOutcome, SyncOrder, open_store, sync_store
 from shopsync_pipeline.sync.pull import OVERLAP, pull
@@ -271,3 +271,60 @@ def test_clocks_of_shopify_and_postgres_may_differ(world: World) -> None:
     store.create(firstName="New")
     world.simulator.clock.advance(60)
     assert counts(world.sync_one("acme")) == MergeCounts(inserted=1)
+
+
+def test_a_full_sync_reads_again_what_an_old_open_window_has_behind_it(world: World) -> None:
+    """It had gone on in a three days old window, and orders on the first pages stayed unseen."""
+    store = world.connect("acme", SHOP, customers=600)
+    world.sync_one("acme")
+    steps = sync_store(world.engine, world.integration("acme"), SyncOrder(run_id="a", mode="full"))
+    next(steps)
+    next(steps)
+    steps.close()
+    world.simulator.clock.advance(3 * 86400)
+    for customer in store.customers():
+        store.edit(int(customer["legacyResourceId"]), touch=False, numberOfOrders="99")
+    assert counts(world.sync_one("acme", mode="full")) == MergeCounts(updated=600)
+
+
+def test_a_store_connected_anew_during_a_pull_still_gets_its_full_load(world: World) -> None:
+    """The pull had opened its old window on the row that was to start from the beginning."""
+    store = world.connect("acme", SHOP, customers=30)
+    world.sync_one("acme")
+    world.simulator.clock.advance(3600)
+    stale = world.integration("acme")
+    again(world, store)
+    with open_store(world.engine, stale) as opened, pytest.raises(SyncConflict):
+        waited(pull(opened, run_id="run"), world.time)
+    assert world.integration("acme").watermark is None
+    assert world.sync_one("acme").state == "synced"
+
+
+def test_another_shop_under_the_same_domain_starts_from_the_beginning(world: World) -> None:
+    store = world.connect("acme", SHOP, customers=600)
+    world.sync_one("acme")
+    steps = sync_store(world.engine, world.integration("acme"), SyncOrder(run_id="a", mode="full"))
+    next(steps)
+    steps.close()
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.connect(
+            conn, organization_id="acme", shop=SHOP, name="New", shop_id=store.shop_id + 1
+        ),
+    )
+    integration = world.integration("acme")
+    assert (integration.watermark, integration.window) == (None, None)
+
+
+def again(world: World, store: Any) -> None:
+    """Disconnect and connect the store."""
+
+    def work(conn: Conn) -> None:
+        integrations.disconnect(conn, organization_id="acme", shop=SHOP)
+        anew = integrations.connect(
+            conn, organization_id="acme", shop=SHOP, name="Acme", shop_id=store.shop_id
+        )
+        held = Credentials(access_token=store.access_token)
+        credentials.store(conn, world.engine.cipher, anew.id, held)
+
+    transact(world.engine.pool, work)

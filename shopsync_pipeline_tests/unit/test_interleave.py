@@ -1,6 +1,7 @@
 """Many tasks on few threads."""
 
 import threading
+import time
 from collections.abc import Generator
 
 import pytest
@@ -80,6 +81,20 @@ def test_leaving_early_closes_what_was_not_done() -> None:
     assert next(running) == ("quick", "x")
     running.close()
     assert closed.wait(5)
+
+
+def test_a_task_that_is_ready_while_all_workers_are_busy_costs_no_cpu() -> None:
+    """The loop had asked again and again, at full speed, whether a worker was free."""
+
+    def busy() -> Generator[float, None, str]:
+        yield 0.0
+        time.sleep(0.5)
+        return "done"
+
+    tasks = {"a": busy(), "b": busy(), "c": stepping(0.01, result="c")}
+    before = time.process_time()
+    assert len(dict(interleave(tasks, workers=2))) == 3
+    assert time.process_time() - before < 0.25
 
 
 @pytest.mark.parametrize("workers", [1, 16])
