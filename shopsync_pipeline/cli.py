@@ -49,7 +49,8 @@ Shop = Annotated[str, typer.Argument(help="The store's domain: name.myshopify.co
 
 def main() -> None:
     """The console script `shopsync`."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is stopped
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
     try:
         app()
     except ShopsyncError as error:
@@ -173,23 +174,26 @@ def doctor() -> None:
 @db_app.command()
 def upgrade() -> None:
     """Bring the tables to this release."""
-    with local.databases(Settings.from_env(), migrate=True):
-        out.print(f"The tables are at schema {schema.head()}.")
+    settings = Settings.from_env()
+    if settings.database_url is not None:
+        schema.upgrade(settings.database_url)
+    else:
+        with local.databases(settings, migrate=True):
+            pass
+    out.print(f"The tables are at schema {schema.head()}.")
 
 
 @db_app.command("roles")
-def roles_(
-    dagster_password: Annotated[
-        str, typer.Option(help="For Dagster's role; stands in the SQL.")
-    ] = "CHANGE-ME",  # noqa: S107
-) -> None:
+def roles_() -> None:
     """Create the roles and Dagster's database, or print the SQL for an administrator."""
     settings = Settings.from_env()
     if settings.database_url is None:
         with local.databases(settings, migrate=True):
             out.print("The embedded database has its roles.")
             return
-    steps = [*roles.analyst_steps(), *roles.dagster_steps(dagster_password)]
+    with connect(settings.database_url) as conn:
+        schema.check(conn)  # rights on tables that are not there cannot be given
+    steps = [*roles.analyst_steps(), *roles.dagster_steps(local.dagster_password(settings))]
     left = roles.apply(settings.database_url, steps)
     if left:
         err.print("The user of DATABASE_URL may not create roles. As an administrator, run:")

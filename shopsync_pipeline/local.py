@@ -4,6 +4,7 @@ For `shopsync up` and the other commands; what is deployed elsewhere gets all of
 environment and never comes here.
 """
 
+import ctypes
 import fcntl
 import os
 import secrets
@@ -70,13 +71,18 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
     if not migrate and not _kept(settings, "SHOPSYNC_DAGSTER_PASSWORD"):
         return settings  # no Dagster was started here yet
-    password = _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", secrets.token_urlsafe)
+    password = dagster_password(settings)
     if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
         raise ConfigurationError(
             "The user of DATABASE_URL may not create Dagster's role and database. Have an "
             "administrator run what `shopsync db roles` prints, then set DAGSTER_POSTGRES_URL."
         )
     return replace(settings, dagster_postgres_url=_dagster_on_same_server(url, password))
+
+
+def dagster_password(settings: Settings) -> str:
+    """Of Dagster's role on our own server; made at the first need."""
+    return _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", secrets.token_urlsafe)
 
 
 def _dagster_on_same_server(url: str, password: str) -> str:
@@ -152,7 +158,11 @@ def project_file(name: str) -> Path:
 
 
 class Processes:
-    """Programs that belong to one command: none outlives it, and it does not outlive one."""
+    """Programs that belong to one command: none outlives it, and it does not outlive one.
+
+    Where the command is killed by SIGKILL, Linux ends them; elsewhere they stay and hold their
+    port until somebody ends them.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._logs = settings.home / "logs"
@@ -170,6 +180,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         return path
 
@@ -204,6 +215,13 @@ class Processes:
             process.wait()
 
 
+def _end_with_parent() -> None:
+    """In the child, before its program starts: have the kernel send SIGTERM when we die
+    (prctl(2), PR_SET_PDEATHSIG)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """To the whole session: Dagster's processes have children of their own."""
     try:
@@ -236,7 +254,9 @@ def ui_url(settings: Settings) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=2).ok
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy of the environment knows no loopback
+            return session.get(url, timeout=2).ok
     except requests.RequestException:
         return False
 

@@ -45,7 +45,7 @@ class Settings:
             shopify_api_version=values.get("SHOPIFY_API_VERSION") or cls.shopify_api_version,
             shopify_endpoint=_endpoint(values.get("SHOPIFY_ENDPOINT") or cls.shopify_endpoint),
             orgs_per_run=_positive(values, "ORGS_PER_RUN", cls.orgs_per_run),
-            webserver_port=_positive(values, "DAGSTER_WEBSERVER_PORT", cls.webserver_port),
+            webserver_port=_positive(values, "DAGSTER_WEBSERVER_PORT", cls.webserver_port, 65535),
         )
 
     @property
@@ -104,10 +104,10 @@ def _list(value: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (value or "").split(",") if part.strip())
 
 
-def _positive(values: Mapping[str, str], name: str, default: int) -> int:
+def _positive(values: Mapping[str, str], name: str, default: int, most: int = 10**6) -> int:
     text = values.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise ConfigurationError(f"{name} must be a whole number above 0, not {text!r}.")
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= most:
+        raise ConfigurationError(f"{name} must be a whole number from 1 to {most}, not {text!r}.")
     return int(text)
 
 

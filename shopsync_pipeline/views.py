@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rich import box
+from rich.markup import escape
 from rich.table import Column, Table
 
 from shopsync_pipeline.models import Integration, SyncRequest
@@ -52,7 +53,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table = Table("Check", "", "Finding", box=box.SIMPLE_HEAD)
     for finding in findings:
         mark = "[green]well[/]" if finding.well else "[red]trouble[/]"
-        table.add_row(finding.what, mark, finding.told)
+        table.add_row(finding.what, mark, escape(finding.told))
     return table
 
 

@@ -41,7 +41,13 @@ def dagster_url(url: str) -> str:
 
 
 def _with_scheme(url: str, scheme: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(
+            "DATABASE_URL cannot be read: special characters of its password must be "
+            "percent-encoded."
+        ) from None
     if parts.scheme not in SCHEMES:
         raise ConfigurationError("DATABASE_URL must begin with postgresql://.")
     kept = [(k, v) for k, v in parse_qsl(parts.query) if k not in PRISMA_ONLY]

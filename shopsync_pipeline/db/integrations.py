@@ -161,8 +161,17 @@ def share(conn: Conn, integration_id: str) -> None:
 
     Raises IntegrationInactive where the store has left.
     """
+    _active(conn, integration_id, "FOR SHARE")
+
+
+def require_active(conn: Conn, integration_id: str) -> None:
+    """Raises IntegrationInactive where the store has left; holds nothing."""
+    _active(conn, integration_id, "")
+
+
+def _active(conn: Conn, integration_id: str, hold: str) -> None:
     row = conn.execute(
-        'SELECT "isActive", "organizationId", "shop" FROM integrations WHERE "id" = %s FOR SHARE',
+        f'SELECT "isActive", "organizationId", "shop" FROM integrations WHERE "id" = %s {hold}',  # noqa: S608
         [integration_id],
     ).fetchone()
     if row is None or not row[0]:
@@ -173,13 +182,12 @@ def share(conn: Conn, integration_id: str) -> None:
         )
 
 
-def hold(conn: Conn, integration_id: str) -> bool:
-    """Keep everybody else from changing the row until the transaction ends; whether it is
-    active."""
-    row = conn.execute(
-        'SELECT "isActive" FROM integrations WHERE "id" = %s FOR NO KEY UPDATE', [integration_id]
-    ).fetchone()
-    return row is not None and bool(row[0])
+def hold(conn: Conn, integration_id: str) -> None:
+    """Keep everybody else from changing the row until the transaction ends.
+
+    Raises IntegrationInactive where the store has left.
+    """
+    _active(conn, integration_id, "FOR NO KEY UPDATE")
 
 
 def record_probe(
@@ -253,7 +261,7 @@ def record_trouble(
     conn.execute(
         """
         UPDATE integrations SET "status" = coalesce(%s, "status"), "retryAt" = %s,
-          "lastError" = %s, "updatedAt" = clock_timestamp() WHERE "id" = %s
+          "lastError" = %s, "updatedAt" = clock_timestamp() WHERE "id" = %s AND "isActive"
         """,
         [status, retry_at, error, integration_id],
     )

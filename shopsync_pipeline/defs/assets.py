@@ -124,7 +124,7 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
         since = min((moment for moment in fresh if moment), default=None)
         return {"fresh since": since.isoformat()} if since else {"note": "no active store"}
     counts = sum((result.counts for result in synced), MergeCounts())
-    begins = [result.since.isoformat() if result.since else "the beginning" for result in synced]
+    begins = [result.since for result in synced if result.since]
     ends = [result.until.isoformat() for result in synced if result.until]
     return {
         "rows read": counts.rows,
@@ -136,7 +136,7 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
         "API points": sum(result.points for result in synced),
         "throttle wait (s)": round(sum(result.throttled for result in synced), 3),
         "seconds": round(max(result.seconds for result in synced), 3),
-        "window from": min(begins),
+        "window from": min(begins).isoformat() if len(begins) == len(synced) else "the beginning",
         "window to": max(ends),
     }
 

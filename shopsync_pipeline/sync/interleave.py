@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,7 +36,10 @@ def interleave(
     unbegun = iter(tasks.items())
     waiting: list[tuple[float, int, K, Waits[T]]] = []
     running: dict[Future[float | Done[T]], tuple[K, Waits[T]]] = {}
-    with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
+    with (
+        _closing_what_waits(waiting),
+        ThreadPoolExecutor(workers, thread_name_prefix="store") as pool,
+    ):
         while True:
             while len(running) < workers and (task := _next_ready(waiting, unbegun, timer)):
                 running[pool.submit(_step, task[1])] = task
@@ -52,6 +56,15 @@ def interleave(
                     yield key, outcome.value
                 else:
                     heapq.heappush(waiting, (timer.monotonic() + outcome, next(turn), key, steps))
+
+
+@contextmanager
+def _closing_what_waits(waiting: list[tuple[float, int, K, Waits[T]]]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for _, _, _, steps in waiting:
+            steps.close()
 
 
 def _next_ready(

@@ -62,14 +62,14 @@ class Tokens:
         raise AssertionError("unreachable")
 
     def _locked(self, conn: Conn, refused: str | None) -> str:
+        integrations.require_active(conn, self._integration.id)
         held = stored.load(conn, self._cipher, self._integration.id)
         if not held.renewable:
             return self._token_of(held)
         if not self._due(conn, held, refused):
             return self._token_of(held)
         locks.lock_renewal(conn, self._client.shop, held.client_id)
-        if not integrations.hold(conn, self._integration.id):
-            raise NeedsReauth(self._client.shop, "the store was disconnected")
+        integrations.hold(conn, self._integration.id)
         held = stored.load(conn, self._cipher, self._integration.id)  # renewed by another?
         if not self._due(conn, held, refused):
             return self._token_of(held)

@@ -106,9 +106,7 @@ def test_without_the_right_to_make_roles_the_sql_for_an_administrator_is_printed
 
 def test_a_key_that_cannot_decrypt_is_said_and_no_new_one_is_made(world: World) -> None:
     world.connect("acme", SHOP)
-    refused(
-        shopsync(world, "db", "upgrade", SHOPSYNC_ENCRYPTION_KEY=""), "Give the key that encrypted"
-    )
+    refused(shopsync(world, "up", SHOPSYNC_ENCRYPTION_KEY=""), "Give the key that encrypted")
     other = "MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA="
     done = shopsync(world, "doctor", SHOPSYNC_ENCRYPTION_KEY=other)
     assert done.returncode == 1

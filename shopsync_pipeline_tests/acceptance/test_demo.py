@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,6 +89,24 @@ def test_the_table_equals_the_stores_field_by_field_and_ctrl_c_stops_all(home: P
         demo.communicate()
     assert demo.returncode == 0
     assert processes_below(home / "demo") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans only on Linux")
+def test_a_demo_that_is_killed_leaves_no_dagster_behind(home: Path) -> None:
+    """An orphaned webserver had held port 3001, and its daemon went on working, for hours."""
+    demo = start(home)
+    try:
+        read_until(demo, "Dagster UI: ")
+        assert processes_below(home / "demo")
+    finally:
+        demo.kill()
+        demo.communicate()
+    deadline = time.monotonic() + 60
+    while processes_below(home / "demo") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_below(home / "demo") == []
+    with databases(Settings(home=home / "demo")) as settings:  # takes its Postgres over, ends it
+        assert settings.database_url is not None
 
 
 def test_a_round_that_ends_wrong_exits_non_zero_with_the_reason(home: Path) -> None:
