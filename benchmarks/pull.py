@@ -117,6 +117,8 @@ def _pull_cpu(token: str) -> dict[str, Any]:
         store = connect_store(engine, organization_id="pull", shop=SHOP, held=held)
         figures = {}
         for name in ("new", "unchanged"):
+            with engine.pool.connection() as conn:
+                store = integrations.get(conn, store.id)
             with open_store(engine, store) as opened:
                 before, began = _cpu(), time.perf_counter()
                 result = waited(pull(opened, run_id="bench", mode="full"))
@@ -158,8 +160,10 @@ def _simulator() -> Iterator[str]:
     command = [sys.executable, "-m", "shopify_simulator", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 def _store(simulator: str) -> str:
