@@ -228,6 +228,7 @@ class Round:
             title=title,
             title_justify="left",
             box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),  # all headings within 80 columns
         )
         self.figures = {}
         runs = {request.run_id for request in ended}

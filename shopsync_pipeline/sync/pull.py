@@ -73,6 +73,7 @@ def pull(
     result = PullResult()
     now = yield from _probe(store, result)
     since = wanted_since(store.integration, mode, updated_since)
+    result.since = since
     reader = _Reader(store, run_id, result)
     watermark = store.integration.watermark
     window = resumable(store.integration, mode, since)
@@ -81,8 +82,6 @@ def pull(
         watermark, since = window.until, window.until - OVERLAP
         now = yield from _probe(store, result)  # the resumed window may have taken hours
         result.since = window.since
-    else:
-        result.since = since
     window = Window(since=since, until=now)
     transact(
         store.pool,
