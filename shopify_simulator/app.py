@@ -56,7 +56,7 @@ class ShopifyApi:
         call = body and _call(body)
         if not call:
             return self._send(request, store, json_reply(BAD_REQUEST, 400), None)
-        arguments = call.customers_arguments
+        arguments = call.rows_arguments
         fault = store.next_fault(call.operation, arguments)
         reply, cost = self._answer(request, store, call, fault)
         _log(store, call.operation, reply, fault)(

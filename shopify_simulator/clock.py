@@ -36,6 +36,11 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def stamp_ms(moment: datetime) -> str:
+    """As the webhooks' X-Shopify-Triggered-At and occurredAt write it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
 def read_moment(text: str) -> datetime:
     """Raises ValueError when the text is no ISO 8601 timestamp."""
     return as_utc(datetime.fromisoformat(text))

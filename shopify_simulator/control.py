@@ -5,7 +5,6 @@ answered 400 with the reason, an unknown store or customer 404.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -17,12 +16,12 @@ from shopify_simulator.clock import Clock, read_moment, stamp
 from shopify_simulator.settings import snake_case
 from shopify_simulator.simulator import Simulator
 from shopify_simulator.stores import Store
+from shopify_simulator.webhook_control import Handle, json_object, webhook_handles
 
 CREDENTIALS = ("accessToken", "clientId", "clientSecret", "refreshToken")
 FAULT_PARTS = ("kind", "times", "after", "operation")
 
 Body = dict[str, Any]
-Handle = Callable[[Request], Awaitable[Any]]
 
 
 def control_routes(simulator: Simulator) -> list[Route]:
@@ -46,6 +45,10 @@ def control_routes(simulator: Simulator) -> list[Route]:
         _route("DELETE", "/stores/{shop}/faults", control.clear_faults),
         _route("GET", "/stores/{shop}/requests", control.list_requests),
         _route("DELETE", "/stores/{shop}/requests", control.clear_requests),
+        *(
+            _route(method, "/stores/{shop}" + path, handle, status)
+            for method, path, handle, status in webhook_handles(simulator)
+        ),
     ]
 
 
@@ -75,7 +78,7 @@ class Control:
         return {"now": stamp(self.clock.now())}
 
     async def set_clock(self, request: Request) -> Body:
-        given = await _body(request)
+        given = await json_object(request)
         if "advanceSeconds" in given:
             self.clock.advance(given["advanceSeconds"])
         else:
@@ -93,7 +96,7 @@ class Control:
 
     async def add_store(self, request: Request) -> Body:
         """In a thread: many customers take a second or two."""
-        given = await _body(request)
+        given = await json_object(request)
         settings = given.pop("settings", {})
         more = {snake_case(name): value for name, value in (given | settings).items()}
         return _describe(await asyncio.to_thread(lambda: self.simulator.add_store(**more)))
@@ -103,7 +106,7 @@ class Control:
 
     async def change_store(self, request: Request) -> Body:
         """Credentials beside settings; an accessToken of null revokes all tokens."""
-        store, given = self._store(request), await _body(request)
+        store, given = self._store(request), await json_object(request)
         given |= given.pop("settings", {})
         secrets = {name: given.pop(name) for name in CREDENTIALS if name in given}
         store.change(**given)
@@ -123,10 +126,10 @@ class Control:
         return self._store(request).customer(request.path_params["id"])
 
     async def create_customer(self, request: Request) -> Body:
-        return self._store(request).create(**await _body(request))
+        return self._store(request).create(**await json_object(request))
 
     async def edit_customer(self, request: Request) -> Body:
-        given = await _body(request)
+        given = await json_object(request)
         store, touch = self._store(request), given.get("touch", True)
         return store.edit(request.path_params["id"], touch, **given.get("set", {}))
 
@@ -135,13 +138,13 @@ class Control:
         return {"deleted": request.path_params["id"]}
 
     async def merge_customer(self, request: Request) -> Body:
-        given = await _body(request)
+        given = await json_object(request)
         return self._store(request).merge(request.path_params["id"], into=given["into"])
 
     # faults and the log
 
     async def add_fault(self, request: Request) -> Body:
-        given = await _body(request)
+        given = await json_object(request)
         parts = {name: given.pop(name) for name in FAULT_PARTS if name in given}
         options = given.pop("options", {})
         self._store(request).fault(**parts, **options, **given)
@@ -160,13 +163,6 @@ class Control:
 
     def _store(self, request: Request) -> Store:
         return self.simulator.store(request.path_params["shop"])
-
-
-async def _body(request: Request) -> Body:
-    value = orjson.loads(await request.body() or b"{}")
-    if not isinstance(value, dict):
-        raise TypeError("the body must be a JSON object")
-    return value
 
 
 def _describe(store: Store) -> Body:

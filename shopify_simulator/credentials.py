@@ -25,6 +25,7 @@ class Credentials:
     client_id: str | None = None
     client_secret: str | None = None
     refresh_token: str | None = None
+    installed: bool = True
     _issued: dict[str, datetime] = field(default_factory=dict)
 
     def accepts(self, token: str | None, now: datetime) -> bool:
@@ -34,15 +35,23 @@ class Credentials:
         return token == self.access_token or (expiry is not None and now < expiry)
 
     def replace_access_token(self, token: str | None) -> None:
-        """None revokes: nothing that was issued is accepted any longer."""
+        """None revokes: nothing that was issued is accepted any longer. A token reinstalls."""
         self.access_token = token
+        self.installed = self.installed or token is not None
         self._issued.clear()
+
+    def uninstall(self) -> None:
+        """All tokens are revoked, and neither grant gives a new one."""
+        self.replace_access_token(None)
+        self.installed = False
 
     def grant(self, form: Mapping[str, Any], now: datetime, lifetime: int | None) -> dict[str, Any]:
         """The token endpoint's answer without the scope; raises GrantRefused."""
         known = (self.client_id, self.client_secret)
         if None in known or known != (form.get("client_id"), form.get("client_secret")):
             raise GrantRefused("invalid_client", "The client id or secret is wrong.")
+        if not self.installed:
+            raise GrantRefused("app_not_installed", "The app is not installed in this store.")
         match form.get("grant_type"):
             case "client_credentials":
                 return self._issue(now, lifetime or CLIENT_CREDENTIALS_SECONDS)

@@ -28,6 +28,7 @@ IN_THE_ANSWER = (
     "same_cursor",
     "cursor_refused",
     "max_cost_above",
+    "null_nodes",
 )
 KINDS = frozenset((*INSTEAD, *ON_THE_WIRE, *IN_THE_ANSWER))
 NEEDED_OPTIONS = {
@@ -56,7 +57,7 @@ class Fault:
             raise ValueError(f"the fault {self.kind} needs {', '.join(missing)}")
 
     def matches(self, operation: str | None, arguments: Arguments) -> bool:
-        """`arguments` are those of `customers`, empty for any other request."""
+        """`arguments` are those of `customers` or `nodes`, empty for any other request."""
         if self.operation is not None and self.operation != operation:
             return False
         condition = CONDITIONS.get(self.kind)
@@ -68,6 +69,7 @@ CONDITIONS: dict[str, Callable[[Fault, Arguments], bool]] = {
     "cursor_refused": lambda fault, given: given.get("after") is not None,
     "ignored_filter": lambda fault, given: bool(given.get("query")),
     "max_cost_above": lambda fault, given: (given.get("first") or 0) > fault.options["first"],
+    "null_nodes": lambda fault, given: "ids" in given,
 }
 
 

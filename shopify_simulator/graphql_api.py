@@ -11,9 +11,10 @@ from typing import Any
 from shopify_simulator.access import missing_scopes, protected_errors
 from shopify_simulator.cost import MAX_QUERY_COST, selection_cost
 from shopify_simulator.document import Field, InvalidDocument, Plan, plan
+from shopify_simulator.execution import Execution, Refused
 from shopify_simulator.faults import Fault
 from shopify_simulator.projector import projection
-from shopify_simulator.roots import ROOTS, Execution, Refused
+from shopify_simulator.roots import ROOTS
 from shopify_simulator.sample import Row
 from shopify_simulator.stores import Store
 
@@ -31,11 +32,11 @@ class Call:
         return self.plan.name if self.plan else None
 
     @property
-    def customers_arguments(self) -> Row:
-        """What `customers` is called with, if it is; faults look at it."""
+    def rows_arguments(self) -> Row:
+        """What `customers` or `nodes` is called with, if it is; faults look at it."""
         if self.plan is None or self.refusal:
             return {}
-        calls = [each for each in self.plan.fields if each.name == "customers"]
+        calls = [each for each in self.plan.fields if each.name in ("customers", "nodes")]
         return calls[0].arguments(self.variables) if calls else {}
 
 

@@ -7,45 +7,18 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-from shopify_simulator.access import HIDDEN
-from shopify_simulator.document import Field, Plan
-from shopify_simulator.faults import Fault
+from shopify_simulator.customer_table import Page, customer_number
+from shopify_simulator.document import Field
+from shopify_simulator.execution import BAD_CURSOR, MAX_PAGE, Execution, Refused
 from shopify_simulator.sample import Row
 from shopify_simulator.search import Filter, read_filter
 from shopify_simulator.search_index import Key, SortKey
-from shopify_simulator.stores import Page, Store, customer_number
+from shopify_simulator.webhook_roots import WEBHOOK_ROOTS
 
-MAX_PAGE = 250
 MAX_IDS = 250
-BAD_CURSOR = "Invalid cursor for current pagination sort."
 CUSTOMER_GID = "gid://shopify/Customer/"
-
-
-class Refused(Exception):
-    """The whole answer is `errors`, without data."""
-
-    def __init__(self, at: Field, message: str, code: str) -> None:
-        super().__init__(message)
-        entry = {"message": message, "locations": [at.location], "path": list(at.path)}
-        self.errors = [entry | {"extensions": {"code": code}}]
-
-
-@dataclass(kw_only=True)
-class Execution:
-    store: Store
-    plan: Plan
-    fault: Fault | None
-    search_notes: list[Row] = field(default_factory=list)
-
-    def shows(self, kind: str) -> bool:
-        return self.fault is not None and self.fault.kind == kind
-
-    def visible(self, row: Row | None) -> Row | None:
-        hidden = row is not None and self.store.settings.protected_data == "level1"
-        return row | HIDDEN if row is not None and hidden else row
 
 
 def customers(run: Execution, at: Field, given: Row) -> Row:
@@ -79,6 +52,8 @@ def nodes(run: Execution, at: Field, given: Row) -> list[Row | None]:
     if len(ids) > MAX_IDS:
         message = f"The input array size of {len(ids)} is greater than the maximum of {MAX_IDS}."
         raise Refused(at, message, "MAX_INPUT_SIZE_EXCEEDED")
+    if run.shows("null_nodes"):
+        return [None] * len(ids)
     return [run.visible(row) for row in run.store.rows(_number(at, each) for each in ids)]
 
 
@@ -132,6 +107,7 @@ ROOTS: dict[str, Callable[[Execution, Field, Row], Any]] = {
     "shop": shop,
     "currentAppInstallation": current_app_installation,
     "publicApiVersions": public_api_versions,
+    **WEBHOOK_ROOTS,
 }
 
 

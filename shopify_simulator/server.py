@@ -99,6 +99,7 @@ def running_simulator(latency_ms: float = 0) -> Iterator[Simulator]:
         finally:
             server.stop()
             thread.join()
+            simulator.stop()
 
 
 def serve(host: str, port: int, latency_ms: float) -> None:
@@ -108,4 +109,7 @@ def serve(host: str, port: int, latency_ms: float) -> None:
         server = SimulatorServer(
             simulator, lambda: print(f"simulator listening on {simulator.url}", flush=True)
         )
-        server.run([listener])
+        try:
+            server.run([listener])
+        finally:
+            simulator.stop()

@@ -23,6 +23,25 @@ class Settings:
     token_lifetime_seconds: int | None = None
     """None: as in Shopify, 86399 s by client credentials and 3600 s by refresh token."""
     supported_versions: list[str] = field(default_factory=lambda: list(SUPPORTED_VERSIONS))
+    replica_lag_seconds: float = 0
+    """Reads by id show the store as it was that long ago on the simulator's clock."""
+    webhook_api_version: str = "2026-10"
+    webhook_secret: str | None = None
+    """None: the app's client secret signs."""
+    compliance_uri: str | None = None
+    merge_fires_delete: bool = False
+    webhook_time_factor: float = 1
+    """The gaps between the tries of one delivery are divided by it."""
+    webhook_parallel: int = 16
+    """So many deliveries of the store are on their way at once; 1 makes their order strict."""
+    webhook_copies: int = 1
+    webhook_delay_seconds: float = 0
+    webhook_drop: float = 0
+    """Probability, 0 to 1, that a delivery is never sent."""
+    webhook_reorder: bool = False
+    """What waits is sent in random order."""
+    webhook_hold: bool = False
+    """Nothing is sent: deliveries collect until this is false again, or until a release."""
 
     def change(self, given: Mapping[str, Any]) -> None:
         """Raises ValueError for a name that is no setting."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from shopify_simulator.clock import Clock
 from shopify_simulator.credentials import Credentials
+from shopify_simulator.sender import Sender
 from shopify_simulator.stores import Store
 
 SHOP_NUMBERS = 200_000
@@ -16,6 +17,7 @@ class Simulator:
         self.url = url
         self.clock = Clock()
         self._latency_ms = latency_ms
+        self._sender = Sender()
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
 
@@ -55,12 +57,23 @@ class Simulator:
             refresh_token=refresh_token or f"shprt_{label}",
         )
         number = self._free_number(shop)
-        store = Store(shop, number=number, clock=self.clock, credentials=credentials, seed=seed)
+        store = Store(
+            shop,
+            number=number,
+            clock=self.clock,
+            credentials=credentials,
+            sender=self._sender,
+            seed=seed,
+        )
         store.change(**{"latency_ms": self._latency_ms, **settings})
         store.fill(customers)
         with self._lock:
             self._stores[shop] = store
         return store
+
+    def stop(self) -> None:
+        """Ends the threads that send webhooks."""
+        self._sender.stop()
 
     def _free_number(self, shop: str) -> int:
         """The same for the same name in every simulator, as long as no two names collide."""

@@ -23,6 +23,8 @@ from graphql import (
     EnumTypeDefinitionNode,
     FieldDefinitionNode,
     FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
     GraphQLSchema,
     InputObjectTypeDefinitionNode,
     InputValueDefinitionNode,
@@ -97,8 +99,57 @@ def load_full_schema(path: Path) -> GraphQLSchema:
 
 
 def read_documents(folders: Iterable[Path] = DOCUMENT_FOLDERS) -> dict[Path, DocumentNode]:
-    files = sorted(path for folder in folders for path in folder.glob("*.graphql"))
-    return {path: parse(path.read_text(encoding="utf-8")) for path in files}
+    """Each file with an operation, joined with the fragments it spreads from files beside it."""
+    return {path: document for folder in folders for path, document in _folder(folder).items()}
+
+
+def _folder(folder: Path) -> dict[Path, DocumentNode]:
+    files = {
+        path: parse(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.graphql"))
+    }
+    operations = {path: each for path, each in files.items() if not _only_fragments(each)}
+    shared = {
+        fragment.name.value: fragment
+        for path, each in files.items()
+        if path not in operations
+        for fragment in _fragments(each)
+    }
+    return {path: with_fragments(each, shared) for path, each in operations.items()}
+
+
+def with_fragments(
+    document: DocumentNode, shared: dict[str, FragmentDefinitionNode]
+) -> DocumentNode:
+    """And those that they spread in turn; a name not shared is left to the validation."""
+    own = {fragment.name.value for fragment in _fragments(document)}
+    added: dict[str, FragmentDefinitionNode] = {}
+    wanted = _spreads(document)
+    while wanted:
+        name = wanted.pop()
+        if name in shared and name not in own and name not in added:
+            added[name] = shared[name]
+            wanted |= _spreads(shared[name])
+    behind = tuple(added[name] for name in sorted(added))
+    return DocumentNode(definitions=(*document.definitions, *behind))
+
+
+def _fragments(document: DocumentNode) -> list[FragmentDefinitionNode]:
+    return [each for each in document.definitions if isinstance(each, FragmentDefinitionNode)]
+
+
+def _only_fragments(document: DocumentNode) -> bool:
+    return len(_fragments(document)) == len(document.definitions)
+
+
+def _spreads(node: Node) -> set[str]:
+    names: set[str] = set()
+
+    class Spreads(Visitor):
+        def enter_fragment_spread(self, spread: FragmentSpreadNode, *_: Any) -> None:
+            names.add(spread.name.value)
+
+    visit(node, Spreads())
+    return names
 
 
 def usage_of(schema: GraphQLSchema, documents: dict[Path, DocumentNode]) -> Usage:

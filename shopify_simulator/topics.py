@@ -1,0 +1,22 @@
+"""Webhook topics: their two spellings, and the scope that subscribing to one needs."""
+
+from collections.abc import Iterable
+
+from shopify_simulator.access import with_implied
+
+COMPLIANCE = ("customers/data_request", "customers/redact", "shop/redact")
+"""They have no subscription: the app names one address for all stores."""
+DOTTED = ("CUSTOMER_TAGS_ADDED", "CUSTOMER_TAGS_REMOVED")
+OTHER_SCOPES = {"CUSTOMERS_MERGE": "read_customer_merge"}
+
+
+def header_of(topic: str) -> str:
+    """The `X-Shopify-Topic` of a WebhookSubscriptionTopic: CUSTOMERS_CREATE, customers/create."""
+    head, _, rest = topic.lower().partition("_")
+    return f"{head}.{rest}" if topic in DOTTED else f"{head}/{rest}"
+
+
+def may_subscribe(topic: str, scopes: Iterable[str]) -> bool:
+    default = "read_customers" if topic.startswith("CUSTOMER") else None
+    needed = OTHER_SCOPES.get(topic, default)
+    return needed is None or needed in with_implied(scopes)
