@@ -5,6 +5,7 @@ standard input or from the environment, never from an argument, which others cou
 process list.
 """
 
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopsync_pipeline import demo as demo_round
 from shopsync_pipeline import local, views
-from shopsync_pipeline.db import integrations, requests, roles, schema
+from shopsync_pipeline.db import data_requests, inbox, integrations, requests, roles, schema
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, SyncRequest
@@ -36,6 +37,12 @@ app = typer.Typer(
 )
 db_app = typer.Typer(help="The tables and roles in Postgres.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
+webhooks_app = typer.Typer(help="Real-time sync by Shopify's webhooks.", no_args_is_help=True)
+app.add_typer(webhooks_app, name="webhooks")
+requests_app = typer.Typer(
+    help="What people ask a store for by law: the data that is held of them.", no_args_is_help=True
+)
+app.add_typer(requests_app, name="data-requests")
 
 out = Console()
 err = Console(stderr=True)
@@ -61,11 +68,13 @@ def main() -> None:
 
 @app.command()
 def up() -> None:
-    """Run the database, its migrations, the Dagster UI and daemon, until Ctrl-C."""
+    """Run the database, its migrations, the receiver, the Dagster UI and daemon, until Ctrl-C."""
     with local.databases(Settings.from_env(), migrate=True) as settings:
-        out.print("Starting Dagster ...")
-        with local.dagster_running(settings) as processes:
+        out.print("Starting the receiver and Dagster ...")
+        with local.deployment_running(settings) as processes:
             out.print(f"Dagster UI   {local.ui_url(settings)}")
+            out.print(f"Receiver     {local.receiver_url(settings)}")
+            out.print(f"Secrets      {settings.secrets_file}, as far as none were given")
             out.print(f"Logs         {settings.home / 'logs'}")
             out.print("Ctrl-C stops all. Connect a store with: shopsync connect ORG SHOP")
             with _until_interrupted():
@@ -132,22 +141,56 @@ def sync(
     full: Annotated[bool, typer.Option("--full", help="Read the whole store again.")] = False,
 ) -> None:
     """Have Dagster sync organizations now, and wait for the result."""
+    _ask_and_follow("sync", organizations, "full" if full else "incremental")
+
+
+@webhooks_app.command()
+def enable(
+    organizations: Annotated[
+        list[str] | None, typer.Argument(help="organizationIds; none for all.")
+    ] = None,
+) -> None:
+    """Turn real-time sync on: subscribe to the webhooks of the organizations' stores."""
+    _ask_and_follow("realtime", organizations)
+
+
+@webhooks_app.command()
+def dead() -> None:
+    """List what could not be processed, each with its reason."""
     with _tables() as conn:
-        wanted = organizations or integrations.organizations(conn)
-        if not wanted:
-            raise ConfigurationError("No store is connected. Connect one: shopsync connect.")
-        mode = "full" if full else "incremental"
-        filed = [
-            requests.file(conn, kind="sync", organization_id=checked_organization(o), mode=mode)
-            for o in wanted
-        ]
-        ended = _followed(conn, filed)
-    out.print(views.requests_table(ended))
-    failed = [request for request in ended if request.status == "failed"]
-    for request in failed:
-        err.print(f"{request.error}", style="red", markup=False)
-    if failed:
-        raise typer.Exit(1)
+        letters = inbox.dead(conn)
+    out.print(views.dead_letters_table(letters) if letters else "There are no dead letters.")
+
+
+@webhooks_app.command()
+def replay(
+    events: Annotated[list[str] | None, typer.Argument(help="Ids, as `dead` lists them.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+) -> None:
+    """Put dead letters back into the inbox, to be processed anew."""
+    if bool(events) == every:
+        raise ConfigurationError("Give the ids of dead letters, or --all.")
+    with _tables() as conn, conn.transaction():
+        count = inbox.replay(conn, events)
+    out.print(f"{count} put back. What is still wrong with them comes back to: webhooks dead.")
+
+
+@requests_app.command("list")
+def list_() -> None:
+    """Who asked, through which store, and whether it was exported."""
+    with _tables() as conn:
+        filed = data_requests.everything(conn)
+    out.print(views.data_requests_table(filed) if filed else "Nobody asked for their data.")
+
+
+@requests_app.command()
+def export(request: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")]) -> None:
+    """Print as JSON what is held of the person, to be handed to the merchant."""
+    with _tables() as conn:
+        held = data_requests.export(conn, request)
+    if held is None:
+        raise ConfigurationError(f"There is no data request {request}. See: data-requests list.")
+    print(json.dumps(held, indent=2, default=str, ensure_ascii=False))
 
 
 @app.command()
@@ -193,7 +236,11 @@ def roles_() -> None:
             return
     with connect(settings.database_url) as conn:
         schema.check(conn)  # rights on tables that are not there cannot be given
-    steps = [*roles.analyst_steps(), *roles.dagster_steps(local.dagster_password(settings))]
+    steps = [
+        *roles.analyst_steps(),
+        *roles.receiver_steps(local.receiver_password(settings)),
+        *roles.dagster_steps(local.dagster_password(settings)),
+    ]
     left = roles.apply(settings.database_url, steps)
     if left:
         err.print("The user of DATABASE_URL may not create roles. As an administrator, run:")
@@ -239,6 +286,25 @@ def _secret(label: str, variable: str) -> str:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigurationError(f"{label}: empty, or with characters no token has.")
     return text
+
+
+def _ask_and_follow(kind: str, organizations: list[str] | None, mode: str = "incremental") -> None:
+    """File one request for each organization, wait, show; exit code 1 where one failed."""
+    with _tables() as conn:
+        wanted = organizations or integrations.organizations(conn)
+        if not wanted:
+            raise ConfigurationError("No store is connected. Connect one: shopsync connect.")
+        filed = [
+            requests.file(conn, kind=kind, organization_id=checked_organization(o), mode=mode)
+            for o in wanted
+        ]
+        ended = _followed(conn, filed)
+    out.print(views.requests_table(ended))
+    failed = [request for request in ended if request.status == "failed"]
+    for request in failed:
+        err.print(f"{request.error}", style="red", markup=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _followed(conn: Conn, request_ids: list[str]) -> list[SyncRequest]:

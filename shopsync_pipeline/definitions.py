@@ -2,13 +2,26 @@
 
 from dagster import Definitions, in_process_executor
 
-from shopsync_pipeline.defs import assets, jobs, resources, schedules, sensors
+from shopsync_pipeline.defs import (
+    assets,
+    jobs,
+    realtime,
+    resources,
+    schedules,
+    sensors,
+    webhooks,
+)
 
 defs = Definitions(
-    assets=[assets.shopify_customers, assets.webhook_events, assets.customers],
-    jobs=[jobs.sync_customers],
-    schedules=[schedules.hourly_customer_sync],
-    sensors=[sensors.sync_request_sensor],
+    assets=[
+        assets.shopify_customers,
+        assets.webhook_events,
+        assets.customers,
+        realtime.webhook_subscriptions,
+    ],
+    jobs=[jobs.sync_customers, realtime.enable_realtime_sync, webhooks.apply_webhooks],
+    schedules=[schedules.hourly_customer_sync, realtime.hourly_subscription_check],
+    sensors=[sensors.sync_request_sensor, webhooks.webhook_sensor],
     resources={"shopsync": resources.ShopsyncResource()},
     executor=in_process_executor,  # one process a run; its threads serve the stores
 )

@@ -5,7 +5,10 @@ ShopsyncError
 │   └── SchemaMismatch          the database is ahead of or behind this release
 ├── IntegrationInactive         the store was disconnected while it was being synced
 ├── SyncConflict                two pulls met in one window
+├── BadDelivery                 an HTTP request that is no webhook
+├── BadBody                     a signed webhook that is not what its topic says: a dead letter
 ├── DatabaseTrouble             Postgres did not do what was asked
+│   └── RowRefused              for what a row holds: the same row would be refused again
 └── ShopifyError                Shopify did not give what was asked; names the store
     ├── RetryableError          the same request may succeed later
     │   ├── Unreachable         no whole answer: refused, reset, timed out
@@ -51,8 +54,20 @@ class SyncConflict(ShopsyncError):
     """Another pull moved this integration's window; nothing of this page was stored."""
 
 
+class BadDelivery(ShopsyncError):
+    """The message names the header that is missing or malformed; answered 400."""
+
+
+class BadBody(ShopsyncError):
+    """The message says what is wrong with the body and quotes nothing of it."""
+
+
 class DatabaseTrouble(ShopsyncError):
     """Carries the SQLSTATE and never a value: Postgres quotes rows in its own messages."""
+
+
+class RowRefused(DatabaseTrouble):
+    """A value or a row broke a rule of its table or type (SQLSTATE classes 22 and 23)."""
 
 
 class ShopifyError(ShopsyncError):

@@ -49,7 +49,7 @@ def databases(
         yield _prepared(settings, settings.database_url, migrate)
         return
     with embedded_server(settings.home / "postgres") as server:
-        password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", secrets.token_urlsafe)
+        password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", _token)
         with connect(server.url()) as conn:
             if anew:
                 roles.drop_databases(conn, OWNER, roles.DAGSTER_DATABASE)
@@ -61,12 +61,8 @@ def databases(
 
 def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
     """`admin_url` is the same database as someone who may create roles, where we have one."""
-    url = settings.required_database_url()
     if migrate:
-        schema.upgrade(url)
-        if settings.encryption_keys == ():
-            settings = replace(settings, encryption_keys=(_encryption_key(settings, url),))
-        roles.apply(admin_url, roles.analyst_steps())
+        settings = _migrated(settings, admin_url)
     if settings.dagster_postgres_url is not None:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
     if not migrate and not _kept(settings, "SHOPSYNC_DAGSTER_PASSWORD"):
@@ -77,20 +73,51 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
             "The user of DATABASE_URL may not create Dagster's role and database. Have an "
             "administrator run what `shopsync db roles` prints, then set DAGSTER_POSTGRES_URL."
         )
-    return replace(settings, dagster_postgres_url=_dagster_on_same_server(url, password))
+    url = _on_same_server(settings, roles.DAGSTER_ROLE, password, roles.DAGSTER_DATABASE)
+    return replace(settings, dagster_postgres_url=dagster_url(url))
+
+
+def _migrated(settings: Settings, admin_url: str) -> Settings:
+    """With the tables of this release, the roles, and the secrets that nobody gave."""
+    url = settings.required_database_url()
+    schema.upgrade(url)
+    if settings.encryption_keys == ():
+        settings = replace(settings, encryption_keys=(_encryption_key(settings, url),))
+    roles.apply(admin_url, roles.analyst_steps())
+    password = receiver_password(settings)
+    denied = roles.apply(admin_url, roles.receiver_steps(password))
+    if settings.receiver_database_url is None and not denied:
+        narrower = _on_same_server(settings, roles.RECEIVER_ROLE, password)
+        settings = replace(settings, receiver_database_url=narrower)
+    return replace(
+        settings,
+        cron_secret=settings.cron_secret or _secret(settings, "CRON_SECRET", _token),
+        api_token=settings.api_token or _secret(settings, "SHOPSYNC_API_TOKEN", _token),
+    )
 
 
 def dagster_password(settings: Settings) -> str:
     """Of Dagster's role on our own server; made at the first need."""
-    return _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", secrets.token_urlsafe)
+    return _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", _token)
 
 
-def _dagster_on_same_server(url: str, password: str) -> str:
-    parts = urlsplit(url)
-    address = f"{roles.DAGSTER_ROLE}:{password}@{parts.hostname}:{parts.port or 5432}"
-    return dagster_url(
-        urlunsplit(parts._replace(netloc=address, path=f"/{roles.DAGSTER_DATABASE}"))
-    )
+def receiver_password(settings: Settings) -> str:
+    """Of the receiver's role on our own server; made at the first need."""
+    return _secret(settings, "SHOPSYNC_RECEIVER_PASSWORD", _token)
+
+
+def _on_same_server(
+    settings: Settings, role: str, password: str, database: str | None = None
+) -> str:
+    """The URL of our database, or of another on its server, for another role."""
+    parts = urlsplit(settings.required_database_url())
+    address = f"{role}:{password}@{parts.hostname}:{parts.port or 5432}"
+    path = parts.path if database is None else f"/{database}"
+    return urlunsplit(parts._replace(netloc=address, path=path))
+
+
+def _token() -> str:
+    return secrets.token_urlsafe()
 
 
 def _encryption_key(settings: Settings, url: str) -> str:
@@ -134,7 +161,28 @@ def environment(settings: Settings) -> dict[str, str]:
         "SHOPIFY_ENDPOINT": settings.shopify_endpoint,
         "SHOPIFY_API_VERSION": settings.shopify_api_version,
         "ORGS_PER_RUN": str(settings.orgs_per_run),
+        "APP_URL": settings.app_url or "",
+        "WEBHOOK_LINGER_SECONDS": str(settings.webhook_linger_seconds),
+        "WEBHOOK_DRAIN_MAX_SECONDS": str(settings.webhook_drain_max_seconds),
+        "WEBHOOK_LEASE_SECONDS": str(settings.webhook_lease_seconds),
     }
+
+
+def receiver_environment(settings: Settings) -> dict[str, str]:
+    """What the receiver gets besides: its secrets, and its own role in place of the owner's."""
+    given = {
+        **environment(settings),
+        "SHOPIFY_WEBHOOK_SECRET": ",".join(settings.webhook_secrets),
+        "CRON_SECRET": settings.cron_secret or "",
+        "SHOPSYNC_API_TOKEN": settings.api_token or "",
+        "RECEIVER_HOST": settings.receiver_host,
+        "RECEIVER_PORT": str(settings.receiver_port),
+        "RECEIVER_DATABASE_URL": settings.receiver_database_url or "",
+    }
+    del given["DAGSTER_POSTGRES_URL"]
+    if settings.receiver_database_url is not None:
+        del given["DATABASE_URL"]
+    return given
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -231,21 +279,28 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 @contextmanager
-def dagster_running(settings: Settings) -> Iterator[Processes]:
-    """Dagster's UI and daemon, ready; both stop at the end."""
-    port = settings.webserver_port
-    _refuse_taken(port)
+def deployment_running(settings: Settings) -> Iterator[Processes]:
+    """The receiver and Dagster's UI and daemon, ready; all stop at the end."""
+    _refuse_taken(settings.webserver_port, "DAGSTER_WEBSERVER_PORT")
+    _refuse_taken(settings.receiver_port, "RECEIVER_PORT")
     processes = Processes(settings)
     env = environment(settings)
     workspace = str(project_file("workspace.yaml"))
     try:
-        address = ("-h", "127.0.0.1", "-p", str(port))
+        processes.start("webhook_receiver", "webhook_receiver", env=receiver_environment(settings))
+        address = ("-h", "127.0.0.1", "-p", str(settings.webserver_port))
         processes.start("webserver", "dagster_webserver", "-w", workspace, *address, env=env)
+        processes.wait_until(lambda: _answers(f"{receiver_url(settings)}/readyz"), "The receiver")
         processes.wait_until(lambda: _answers(f"{ui_url(settings)}/server_info"), "The Dagster UI")
         processes.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
         yield processes
     finally:
         processes.stop()
+
+
+def receiver_url(settings: Settings) -> str:
+    host = settings.receiver_host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.receiver_port}"
 
 
 def ui_url(settings: Settings) -> str:
@@ -261,7 +316,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _refuse_taken(port: int) -> None:
+def _refuse_taken(port: int, variable: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -269,5 +324,5 @@ def _refuse_taken(port: int) -> None:
         except OSError:
             raise ConfigurationError(
                 f"Port {port} is taken, by another `shopsync up` perhaps. Stop it, or set "
-                "DAGSTER_WEBSERVER_PORT."
+                f"{variable}."
             ) from None

@@ -74,6 +74,8 @@ class Credentials:
     - `access_token` alone: it does not expire.
     - `client_id` and `client_secret`: the client credentials grant gives `access_token`.
     - `refresh_token` besides both: an expiring offline token, renewed by rotation.
+
+    `webhook_secret` signs the webhooks that were made by hand in the store's settings.
     """
 
     access_token: str | None = field(default=None, repr=False)
@@ -82,6 +84,7 @@ class Credentials:
     client_secret: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
     refresh_expires_at: datetime | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
     @property
     def renewable(self) -> bool:
@@ -152,8 +155,47 @@ class MergeCounts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """One HTTP delivery of a webhook, not yet verified: `shop`, `topic` and the ids are what its
+    unsigned headers say, `signature` is the base64 text of the HMAC, `body` the raw bytes."""
+
+    shop: str
+    topic: str
+    signature: bytes = field(repr=False)
+    webhook_id: str
+    event_id: str | None
+    api_version: str | None
+    triggered_at: datetime | None
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebhookEvent:
+    """A claimed row of `webhook_events`.
+
+    `body` is None where Shopsync itself filed the row, whose `customer_id` says what to read.
+    `attempts` counts failures of the event itself, `reads` those answers of Shopify that did not
+    show yet what the event tells of.
+    """
+
+    id: str
+    integration_id: str
+    organization_id: str
+    shop: str
+    topic: str
+    received_at: datetime
+    body: bytes | None = field(repr=False)
+    customer_id: int | None
+    attempts: int
+    reads: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SyncRequest:
-    """A row of `sync_requests`; `organization_id` is None for kind `cron` (all that are due)."""
+    """A row of `sync_requests`; `organization_id` is None for kind `cron` (all that are due).
+
+    `shop` names the store whose new credentials the request brings, or None.
+    """
 
     id: str
     kind: Literal["sync", "cron", "realtime", "reconcile"]
@@ -161,6 +203,7 @@ class SyncRequest:
     mode: Mode
     status: Literal["queued", "running", "succeeded", "failed"]
     requested_at: datetime
+    shop: str | None = None
     finished_at: datetime | None = None
     run_id: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -27,11 +27,21 @@ class Settings:
     home: Path
     database_url: str | None = field(default=None, repr=False)
     dagster_postgres_url: str | None = field(default=None, repr=False)
+    receiver_database_url: str | None = field(default=None, repr=False)
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    cron_secret: str | None = field(default=None, repr=False)
+    api_token: str | None = field(default=None, repr=False)
+    app_url: str | None = None
     shopify_api_version: str = "2026-10"
     shopify_endpoint: str = "https://{shop}"
     orgs_per_run: int = 250
     webserver_port: int = 3001
+    receiver_host: str = "127.0.0.1"
+    receiver_port: int = 3000
+    webhook_linger_seconds: int = 300
+    webhook_drain_max_seconds: int = 900
+    webhook_lease_seconds: int = 60
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -41,11 +51,25 @@ class Settings:
             home=Path(values.get("SHOPSYNC_HOME") or ".shopsync").absolute(),
             database_url=values.get("DATABASE_URL") or None,
             dagster_postgres_url=values.get("DAGSTER_POSTGRES_URL") or None,
+            receiver_database_url=values.get("RECEIVER_DATABASE_URL") or None,
             encryption_keys=_list(values.get("SHOPSYNC_ENCRYPTION_KEY")),
+            webhook_secrets=_list(values.get("SHOPIFY_WEBHOOK_SECRET")),
+            cron_secret=values.get("CRON_SECRET") or None,
+            api_token=values.get("SHOPSYNC_API_TOKEN") or None,
+            app_url=_app_url(values.get("APP_URL") or values.get("NEXT_PUBLIC_APP_URL")),
             shopify_api_version=values.get("SHOPIFY_API_VERSION") or cls.shopify_api_version,
             shopify_endpoint=_endpoint(values.get("SHOPIFY_ENDPOINT") or cls.shopify_endpoint),
             orgs_per_run=_positive(values, "ORGS_PER_RUN", cls.orgs_per_run),
             webserver_port=_positive(values, "DAGSTER_WEBSERVER_PORT", cls.webserver_port, 65535),
+            receiver_host=values.get("RECEIVER_HOST") or cls.receiver_host,
+            receiver_port=_positive(values, "RECEIVER_PORT", cls.receiver_port, 65535),
+            webhook_linger_seconds=_linger(values, cls.webhook_linger_seconds),
+            webhook_drain_max_seconds=_positive(
+                values, "WEBHOOK_DRAIN_MAX_SECONDS", cls.webhook_drain_max_seconds
+            ),
+            webhook_lease_seconds=_positive(
+                values, "WEBHOOK_LEASE_SECONDS", cls.webhook_lease_seconds
+            ),
         )
 
     @property
@@ -109,6 +133,27 @@ def _positive(values: Mapping[str, str], name: str, default: int, most: int = 10
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= most:
         raise ConfigurationError(f"{name} must be a whole number from 1 to {most}, not {text!r}.")
     return int(text)
+
+
+def _linger(values: Mapping[str, str], default: int) -> int:
+    """Seconds, 0 for not at all, -1 for as long as the deployment runs."""
+    name = "WEBHOOK_LINGER_SECONDS"
+    if values.get(name) in ("0", "-1"):
+        return int(values[name])
+    return _positive(values, name, default)
+
+
+def _app_url(text: str | None) -> str | None:
+    """Without a slash at its end; the path of the webhook endpoint is put behind it."""
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "APP_URL must be the public address of the receiver, such as "
+            f"https://sync.example.com, not {text!r}."
+        )
+    return text.rstrip("/")
 
 
 def _endpoint(template: str) -> str:

@@ -8,6 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
+from shopsync_pipeline.db.data_requests import DataRequest
+from shopsync_pipeline.db.inbox import DeadLetter
 from shopsync_pipeline.models import Integration, SyncRequest
 from shopsync_pipeline.sync.doctor import Finding
 
@@ -54,6 +56,42 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         mark = "[green]well[/]" if finding.well else "[red]trouble[/]"
         table.add_row(finding.what, mark, escape(finding.told))
+    return table
+
+
+def dead_letters_table(letters: Sequence[DeadLetter]) -> Table:
+    table = Table(
+        Column("Event", no_wrap=True),
+        *("Organization", "Store", "Topic", "Received (UTC)", "Why"),
+        box=box.SIMPLE_HEAD,
+    )
+    for letter in letters:
+        table.add_row(
+            letter.id,
+            letter.organization_id,
+            letter.shop,
+            letter.topic,
+            moment(letter.received_at),
+            escape(letter.error),
+        )
+    return table
+
+
+def data_requests_table(filed: Sequence[DataRequest]) -> Table:
+    table = Table(
+        Column("Request", no_wrap=True),
+        *("Organization", "Store", "Customer", "Asked (UTC)", "Exported (UTC)"),
+        box=box.SIMPLE_HEAD,
+    )
+    for request in filed:
+        table.add_row(
+            request.id,
+            request.organization_id,
+            request.shop,
+            str(request.customer_id),
+            moment(request.requested_at),
+            moment(request.exported_at),
+        )
     return table
 
 

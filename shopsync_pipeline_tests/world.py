@@ -3,6 +3,7 @@
 `differences` states independently of the engine what a row must hold.
 """
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +11,16 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
 from psycopg.rows import dict_row
 
 from shopify_simulator.server import Simulator
-from shopsync_pipeline.db import credentials, integrations
+from shopsync_pipeline.db import credentials, inbox, integrations
 from shopsync_pipeline.db.engine import Conn, transact
-from shopsync_pipeline.models import Credentials, Integration
+from shopsync_pipeline.db.inbox import Report
+from shopsync_pipeline.models import Credentials, Delivery, Integration
 from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.sync.drain import DrainOrder, drain
 from shopsync_pipeline.sync.organizations import (
     Engine,
     StoreOutcome,
@@ -24,6 +28,9 @@ from shopsync_pipeline.sync.organizations import (
     open_engine,
     sync_organizations,
 )
+
+CLOCK_STEP = 1e-6
+"""Seconds: less would not move the simulator's clock, and a wait for it would never end."""
 
 
 class SimulatedTime:
@@ -39,7 +46,7 @@ class SimulatedTime:
 
     def sleep(self, seconds: float, /) -> None:
         self.slept.append(seconds)
-        self._simulator.clock.advance(seconds)
+        self._simulator.clock.advance(max(seconds, CLOCK_STEP))
         self.on_sleep()
 
 
@@ -94,6 +101,51 @@ class World:
     def sync_one(self, organization: str, **order: Any) -> StoreOutcome:
         (outcome,) = self.sync(organization, **order)
         return outcome
+
+    def hear(self, organization: str, topic: str, body: Any, webhook_id: str | None = None) -> str:
+        """An inbox row as the receiver would store it; its webhook-id."""
+        raw = body if isinstance(body, bytes) else orjson.dumps(body)
+        integration = self.integration(organization)
+        delivery = Delivery(
+            shop=integration.shop,
+            topic=topic,
+            signature=b"",
+            webhook_id=webhook_id or str(uuid.uuid4()),
+            event_id=None,
+            api_version="2026-10",
+            triggered_at=None,
+            body=raw,
+        )
+        transact(
+            self.engine.pool,
+            lambda conn: inbox.store(conn, delivery, [integration.id], "pending"),
+        )
+        return delivery.webhook_id
+
+    def drain(self, **order: Any) -> list[Report]:
+        """One drain, until there is nothing to do; what it reports."""
+        self.runs += 1
+        how = DrainOrder(run_id=order.pop("run_id", f"drain-{self.runs}"), **order)
+        return list(drain(self.engine, how))
+
+    def pass_waits(self) -> None:
+        """What waits to be read again, or for a store, need wait no longer."""
+        with self.engine.pool.connection() as conn:
+            conn.execute('UPDATE webhook_events SET "notBefore" = NULL')
+            conn.execute('UPDATE integrations SET "retryAt" = NULL')
+
+    def events(self, organization: str) -> list[dict[str, Any]]:
+        """Its inbox, in the order in which it came."""
+        with self.engine.pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(
+                """SELECT * FROM webhook_events WHERE "organizationId" = %s
+                   ORDER BY "receivedAt", "id" """,
+                [organization],
+            ).fetchall()
+
+    def event(self, organization: str) -> dict[str, Any]:
+        (event,) = self.events(organization)
+        return event
 
     def integration(self, organization: str) -> Integration:
         with self.engine.pool.connection() as conn:

@@ -4,6 +4,11 @@ The keys are Fernet keys, the first of which encrypts; the others are for what a
 first key wrote. A database dump without them holds no token.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from shopsync_pipeline.db.engine import Conn
@@ -38,6 +43,18 @@ class Cipher:
                 "that encrypted them. Add it, or connect the store again."
             ) from None
 
+    def seal(self, credentials: Credentials) -> str:
+        """All of them as one encrypted text, for a request that waits for its run."""
+        sealed = self._fernet.encrypt(json.dumps(asdict(credentials), default=str).encode())
+        return sealed.decode()
+
+    def unseal(self, sealed: str) -> Credentials:
+        """Raises ConfigurationError where no key fits."""
+        given = json.loads(self.decrypt(sealed) or "{}")
+        for name in ("expires_at", "refresh_expires_at"):
+            given[name] = datetime.fromisoformat(given[name]) if given[name] else None
+        return Credentials(**given)
+
 
 def any_stored(conn: Conn) -> bool:
     """Whether a new encryption key would make something unreadable."""
@@ -57,7 +74,7 @@ def load(conn: Conn, cipher: Cipher, integration_id: str) -> Credentials:
     row = conn.execute(
         """
         SELECT "accessToken", "accessTokenExpiresAt", "clientId", "clientSecret",
-               "refreshToken", "refreshTokenExpiresAt"
+               "refreshToken", "refreshTokenExpiresAt", "webhookSecret"
         FROM integrations WHERE "id" = %s
         """,
         [integration_id],
@@ -70,16 +87,21 @@ def load(conn: Conn, cipher: Cipher, integration_id: str) -> Credentials:
         client_secret=cipher.decrypt(row[3]),
         refresh_token=cipher.decrypt(row[4]),
         refresh_expires_at=row[5],
+        webhook_secret=cipher.decrypt(row[6]),
     )
 
 
 def store(conn: Conn, cipher: Cipher, integration_id: str, credentials: Credentials) -> None:
-    """Replace all of them by one statement, so that a pair of tokens is never torn apart."""
+    """Replace all of them by one statement, so that a pair of tokens is never torn apart.
+
+    A webhook secret that is not given stays: it signs what was made by hand in the store.
+    """
     conn.execute(
         """
         UPDATE integrations SET
           "accessToken" = %s, "accessTokenExpiresAt" = %s, "clientId" = %s, "clientSecret" = %s,
-          "refreshToken" = %s, "refreshTokenExpiresAt" = %s, "updatedAt" = clock_timestamp()
+          "refreshToken" = %s, "refreshTokenExpiresAt" = %s,
+          "webhookSecret" = coalesce(%s, "webhookSecret"), "updatedAt" = clock_timestamp()
         WHERE "id" = %s
         """,
         [
@@ -89,6 +111,32 @@ def store(conn: Conn, cipher: Cipher, integration_id: str, credentials: Credenti
             cipher.encrypt(credentials.client_secret),
             cipher.encrypt(credentials.refresh_token),
             credentials.refresh_expires_at,
+            cipher.encrypt(credentials.webhook_secret),
             integration_id,
         ],
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signer:
+    """An integration of a shop and the encrypted secrets of its own, which may sign its webhooks;
+    with none of its own, the deployment's sign."""
+
+    integration_id: str
+    is_active: bool
+    secrets: Sequence[str] = field(repr=False)
+
+
+def signers(conn: Conn, shop: str) -> list[Signer]:
+    """Every integration of this shop, of any organization, also those that left."""
+    rows = conn.execute(
+        """
+        SELECT "id", "isActive", "clientSecret", "webhookSecret" FROM integrations
+        WHERE "shop" = %s ORDER BY "id"
+        """,
+        [shop],
+    ).fetchall()
+    return [
+        Signer(integration_id=row[0], is_active=row[1], secrets=[s for s in row[2:] if s])
+        for row in rows
+    ]

@@ -4,14 +4,14 @@ Which record is newer is decided in SQL, in the transaction that writes, so that
 write in the wrong order still leave the newer record.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg.rows import kwargs_row
 
 from shopsync_pipeline.db import inbox
-from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.db.engine import Conn, clock
 from shopsync_pipeline.models import CUSTOMER_COLUMNS, CustomerRow, Integration, MergeCounts, Read
 
 COLUMNS = ", ".join(f'"{name}"' for name in CUSTOMER_COLUMNS)
@@ -73,17 +73,67 @@ WITH read AS (
     "lastSyncVia" = excluded."lastSyncVia", "deletedAt" = NULL, "mergedIntoId" = NULL,
     "updatedAt" = clock_timestamp()
   WHERE {_wins("excluded")}
-  RETURNING xmax = 0 AS inserted
+  RETURNING "shopifyId", xmax = 0 AS inserted
 )
 SELECT (SELECT count(*) FROM read),
-       count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted)
+       coalesce(array_agg("shopifyId") FILTER (WHERE inserted), '{{}}'),
+       coalesce(array_agg("shopifyId") FILTER (WHERE NOT inserted), '{{}}')
 FROM merged
 """  # noqa: S608
 
+# A deletion is a record too: it replaces what was read before it. `keepers` are the ids of those
+# into which customers were merged.
+BURY = """
+INSERT INTO customers ("organizationId", "integrationId", "shopifyId", "deletedAt", "mergedIntoId",
+                       "lastSyncedAt", "lastSyncRunId", "lastSyncVia")
+SELECT %(organization)s, %(integration)s, d.gone, %(sent_at)s, d.keeper, %(sent_at)s, %(run_id)s,
+       %(via)s
+FROM unnest(%(gone)s::bigint[], %(keepers)s::bigint[]) AS d (gone, keeper)
+ORDER BY d.gone
+ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET
+  "deletedAt" = coalesce(customers."deletedAt", excluded."deletedAt"),
+  "mergedIntoId" = coalesce(excluded."mergedIntoId", customers."mergedIntoId"),
+  "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
+  "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
+WHERE customers."redactedAt" IS NULL AND customers."lastSyncedAt" <= excluded."lastSyncedAt"
+  AND (customers."deletedAt" IS NULL
+       OR (excluded."mergedIntoId" IS NOT NULL
+           AND excluded."mergedIntoId" IS DISTINCT FROM customers."mergedIntoId"))
+RETURNING "shopifyId"
+"""
 
-def merge(
-    conn: Conn, integration: Integration, rows: Iterable[CustomerRow], read: Read
-) -> MergeCounts:
+PERSONAL = ", ".join(f'"{name}" = NULL' for name in CUSTOMER_COLUMNS if name != "shopifyId")
+
+# Final: no road writes a row with redactedAt. Ids stay, so that nobody takes the person for new.
+REDACT = f"""
+INSERT INTO customers ("organizationId", "integrationId", "shopifyId", "deletedAt", "redactedAt",
+                       "lastSyncedAt", "lastSyncRunId", "lastSyncVia")
+VALUES (%(organization)s, %(integration)s, %(customer)s, %(at)s, %(at)s, %(at)s, %(run_id)s,
+        'WEBHOOK')
+ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET {PERSONAL},
+  "deletedAt" = coalesce(customers."deletedAt", excluded."deletedAt"),
+  "redactedAt" = coalesce(customers."redactedAt", excluded."redactedAt"),
+  "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
+  "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Merged:
+    """Shopify's ids of the rows a merge wrote, and how many were as they were."""
+
+    inserted: Sequence[int]
+    updated: Sequence[int]
+    unchanged: int
+
+    @property
+    def counts(self) -> MergeCounts:
+        return MergeCounts(
+            inserted=len(self.inserted), updated=len(self.updated), unchanged=self.unchanged
+        )
+
+
+def merge(conn: Conn, integration: Integration, rows: Iterable[CustomerRow], read: Read) -> Merged:
     """Merge within the caller's transaction, which must have called `integrations.share`."""
     conn.execute(CREATE_INCOMING)
     with conn.cursor() as cursor, cursor.copy(COPY_INCOMING) as copy:
@@ -105,7 +155,76 @@ def merge(
     ).fetchone()
     assert counted is not None
     total, inserted, updated = counted
-    return MergeCounts(inserted=inserted, updated=updated, unchanged=total - inserted - updated)
+    return Merged(
+        inserted=inserted, updated=updated, unchanged=total - len(inserted) - len(updated)
+    )
+
+
+def bury(
+    conn: Conn, integration: Integration, gone: Mapping[int, int | None], read: Read
+) -> list[int]:
+    """Mark as deleted the customers that the read by id did not find, also those that were never
+    known; returns those it changed.
+
+    `gone` tells for each id into which it was merged, if it was. What was read after `read` stays.
+    Within the caller's transaction, as `merge`.
+    """
+    rows = conn.execute(
+        BURY,
+        {
+            "organization": integration.organization_id,
+            "integration": integration.id,
+            "gone": list(gone),
+            "keepers": list(gone.values()),
+            "sent_at": read.sent_at,
+            "run_id": read.run_id,
+            "via": read.via,
+        },
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def redact(conn: Conn, integration: Integration, customer_id: int, run_id: str) -> None:
+    """Erase the person for good, also one that was not known; the caller holds the integration."""
+    conn.execute(
+        REDACT,
+        {
+            "organization": integration.organization_id,
+            "integration": integration.id,
+            "customer": customer_id,
+            "at": clock(conn),
+            "run_id": run_id,
+        },
+    )
+
+
+def remove_store(conn: Conn, integration: Integration) -> int:
+    """Remove the store's rows; the ids of redacted people stay, so that nothing revives them."""
+    return conn.execute(
+        'DELETE FROM customers WHERE "integrationId" = %s AND "redactedAt" IS NULL',
+        [integration.id],
+    ).rowcount
+
+
+def known(conn: Conn, organization_id: str, ids: Iterable[int]) -> dict[int, bool]:
+    """Those of these ids that have a row, and whether that says they are deleted."""
+    rows = conn.execute(
+        """
+        SELECT "shopifyId", "deletedAt" IS NOT NULL FROM customers
+        WHERE "shopifyId" = ANY(%s) AND "organizationId" = %s
+        """,
+        [list(ids), organization_id],
+    ).fetchall()
+    return dict(rows)
+
+
+def living(conn: Conn, integration_id: str) -> int:
+    """Customers of one store that are not deleted."""
+    row = conn.execute(
+        'SELECT count(*) FROM customers WHERE "integrationId" = %s AND "deletedAt" IS NULL',
+        [integration_id],
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def duplicate_keys(conn: Conn) -> int:

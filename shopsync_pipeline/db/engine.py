@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble
+from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble, RowRefused
 
 T = TypeVar("T")
 Conn = psycopg.Connection[tuple[Any, ...]]
@@ -23,6 +23,7 @@ Pool = ConnectionPool[Conn]
 SCHEMES = {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}
 PRISMA_ONLY = {"schema", "pgbouncer", "connection_limit", "pool_timeout", "sslaccept"}
 TRANSACTION_TRIES = 5
+ROW_ERRORS = (psycopg.DataError, psycopg.IntegrityError)
 
 
 def libpq_url(url: str) -> str:
@@ -128,9 +129,10 @@ def scrubbed(error: psycopg.Error) -> DatabaseTrouble:
         return DatabaseTrouble(
             f"Postgres cannot be reached: {str(error).strip()}. Check DATABASE_URL and the server."
         )
-    kind = type(error).__name__
-    return DatabaseTrouble(
-        f"Postgres refused with {kind} (SQLSTATE {error.sqlstate}). Its own log has the details."
+    told = RowRefused if isinstance(error, ROW_ERRORS) else DatabaseTrouble
+    return told(
+        f"Postgres refused with {type(error).__name__} (SQLSTATE {error.sqlstate}). Its own log "
+        "has the details."
     )
 
 

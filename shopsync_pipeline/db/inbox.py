@@ -1,6 +1,87 @@
-"""The inbox `webhook_events`: what is known to have changed and is still to be read by id."""
+"""The inbox `webhook_events`: from the stored delivery to the row that says what became of it.
+
+    pending ──claim──► claimed ──settle──► done          postpone: read again later
+       ▲                  │                dead          fail: after five tries, or no such body
+       └──release─────────┘                ignored       a topic that is not handled
+
+A claim is a lease. Whoever still holds an event may end it, so a drain that was overtaken while it
+waited changes nothing: `held` is asked in the transaction that merges.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import class_row
 
 from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.models import Delivery, WebhookEvent
+
+CHANNEL = "webhook_events"
+"""NOTIFY channel; the payload is the integration's id."""
+
+MOST_ATTEMPTS = 5
+
+BODY_KEPT = timedelta(days=7)
+DEAD_BODY_KEPT = timedelta(days=30)
+ROW_KEPT = timedelta(days=90)
+
+MISSING = "not found in Shopify, read again"
+
+EVENT_COLUMNS = """
+  e."id", e."integrationId" AS integration_id, e."organizationId" AS organization_id, e."shop",
+  e."topic", e."receivedAt" AS received_at, e."body", e."customerId" AS customer_id,
+  e."attempts", e."reads"
+"""
+
+# Open to be claimed: waiting and due, or held by a drain that no longer renews its lease. What
+# needs the store's answer is left out while the store is inactive or put off.
+CLAIMABLE = """
+  (e."status" = 'pending' AND (e."notBefore" IS NULL OR e."notBefore" <= clock_timestamp())
+   OR e."status" = 'claimed' AND e."leaseUntil" < clock_timestamp())
+  AND (e."topic" = ANY(%(always)s)
+       OR (i."isActive" AND (i."retryAt" IS NULL OR i."retryAt" <= clock_timestamp())))
+"""
+
+
+def store(conn: Conn, delivery: Delivery, integration_ids: Sequence[str], status: str) -> None:
+    """One row for each of these integrations, and a NOTIFY with the same commit.
+
+    A delivery that an integration has already is left as it is. `status` is `pending`, or
+    `ignored` for a topic that nobody handles.
+    """
+    conn.execute(
+        """
+        WITH stored AS (
+          INSERT INTO webhook_events
+            ("integrationId", "organizationId", "shop", "webhookId", "eventId", "topic",
+             "apiVersion", "triggeredAt", "body", "status", "processedAt")
+          SELECT i."id", i."organizationId", i."shop", %(webhook_id)s, %(event_id)s, %(topic)s,
+                 %(api_version)s, %(triggered_at)s, %(body)s, %(status)s,
+                 CASE WHEN %(status)s = 'ignored' THEN clock_timestamp() END
+          FROM integrations i WHERE i."id" = ANY(%(integrations)s)
+          ON CONFLICT ON CONSTRAINT "integrationId_webhookId" DO NOTHING
+          RETURNING "integrationId", "status"
+        )
+        SELECT pg_notify(%(channel)s, "integrationId") FROM stored WHERE "status" = 'pending'
+        """,
+        {
+            "webhook_id": delivery.webhook_id,
+            "event_id": delivery.event_id,
+            "topic": delivery.topic,
+            "api_version": delivery.api_version,
+            "triggered_at": delivery.triggered_at,
+            "body": delivery.body,
+            "status": status,
+            "integrations": list(integration_ids),
+            "channel": CHANNEL,
+        },
+    )
+
+
+def notify(conn: Conn, integration_id: str) -> None:
+    """Tell whoever drains that something of this store may be claimed now."""
+    conn.execute("SELECT pg_notify(%s, %s)", [CHANNEL, integration_id])
 
 
 def mark_revenants(conn: Conn, integration_id: str) -> int:
@@ -30,3 +111,356 @@ def mark_revenants(conn: Conn, integration_id: str) -> int:
         [integration_id],
         prepare=False,  # a plan kept from when the table was small would scan it for each page
     ).rowcount
+
+
+def ready(conn: Conn, always: Iterable[str]) -> list[str]:
+    """The integrations with something to claim; `always` are the topics that need no store."""
+    rows = conn.execute(
+        f"""
+        SELECT DISTINCT e."integrationId" FROM webhook_events e
+        JOIN integrations i ON i."id" = e."integrationId"
+        WHERE e."status" IN ('pending', 'claimed') AND {CLAIMABLE}
+        """,  # noqa: S608
+        {"always": list(always)},
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def claim(
+    conn: Conn,
+    integration_id: str,
+    run_id: str,
+    *,
+    always: Iterable[str],
+    lease: timedelta,
+    limit: int,
+) -> list[WebhookEvent]:
+    """At most `limit` events of one store, the oldest first, held for `lease`."""
+    with conn.cursor(row_factory=class_row(WebhookEvent)) as cursor:
+        found = cursor.execute(
+            f"""
+            WITH open AS MATERIALIZED (
+              SELECT e."id" FROM webhook_events e JOIN integrations i ON i."id" = e."integrationId"
+              WHERE e."integrationId" = %(integration)s AND e."status" IN ('pending', 'claimed')
+                AND {CLAIMABLE}
+              ORDER BY e."receivedAt", e."id" LIMIT %(limit)s
+              FOR UPDATE OF e SKIP LOCKED
+            )
+            UPDATE webhook_events e SET "status" = 'claimed', "runId" = %(run)s,
+              "leaseUntil" = clock_timestamp() + %(lease)s
+            FROM open WHERE e."id" = open."id"
+            RETURNING {EVENT_COLUMNS}
+            """,  # noqa: S608
+            {
+                "integration": integration_id,
+                "run": run_id,
+                "always": list(always),
+                "lease": lease,
+                "limit": limit,
+            },
+        ).fetchall()
+    return sorted(found, key=lambda event: (event.received_at, event.id))
+
+
+def renew(conn: Conn, run_id: str, lease: timedelta, integration_ids: Iterable[str]) -> None:
+    """What this run holds of these stores is held for another `lease`."""
+    conn.execute(
+        """
+        UPDATE webhook_events SET "leaseUntil" = clock_timestamp() + %s
+        WHERE "status" = 'claimed' AND "runId" = %s AND "integrationId" = ANY(%s)
+        """,
+        [lease, run_id, list(integration_ids)],
+    )
+
+
+def release(conn: Conn, run_id: str, integration_id: str | None = None) -> None:
+    """Give back what this run holds, of one store or of all; nothing counts as a try."""
+    conn.execute(
+        """
+        UPDATE webhook_events SET "status" = 'pending', "leaseUntil" = NULL
+        WHERE "status" = 'claimed' AND "runId" = %(run)s
+          AND (%(store)s::text IS NULL OR "integrationId" = %(store)s)
+        """,
+        {"run": run_id, "store": integration_id},
+    )
+
+
+def held(conn: Conn, run_id: str, event_ids: Iterable[str]) -> set[str]:
+    """Which of these the run still holds; nobody else gets them before the transaction ends."""
+    rows = conn.execute(
+        """
+        SELECT "id" FROM webhook_events
+        WHERE "id" = ANY(%s) AND "status" = 'claimed' AND "runId" = %s
+        ORDER BY "id" FOR UPDATE
+        """,
+        [list(event_ids), run_id],
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What becomes of one event. `outcome` is created, updated, unchanged, deleted or what was done
+    of a topic about the store; `note` says what a reader of the row should know."""
+
+    event_id: str
+    outcome: str
+    customer_id: int | None = None
+    note: str | None = None
+
+
+def settle(conn: Conn, run_id: str, endings: Sequence[Ending]) -> None:
+    """Mark as done what the run still holds, in the transaction that merged it.
+
+    The body of an event about a redacted person goes with it.
+    """
+    conn.execute(
+        """
+        UPDATE webhook_events e SET "status" = 'done', "processedAt" = clock_timestamp(),
+          "leaseUntil" = NULL, "notBefore" = NULL, "outcome" = d.outcome, "error" = d.note,
+          "customerId" = coalesce(d.customer, e."customerId"),
+          "body" = CASE WHEN NOT EXISTS (
+            SELECT FROM customers c
+            WHERE c."shopifyId" = coalesce(d.customer, e."customerId")
+              AND c."organizationId" = e."organizationId" AND c."redactedAt" IS NOT NULL
+          ) THEN e."body" END
+        FROM unnest(%(ids)s::text[], %(outcomes)s::text[], %(notes)s::text[],
+                    %(customers)s::bigint[]) AS d (id, outcome, note, customer)
+        WHERE e."id" = d.id AND e."status" = 'claimed' AND e."runId" = %(run)s
+        """,
+        {
+            "ids": [ending.event_id for ending in endings],
+            "outcomes": [ending.outcome for ending in endings],
+            "notes": [ending.note for ending in endings],
+            "customers": [ending.customer_id for ending in endings],
+            "run": run_id,
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delay:
+    """An event to be read again `wait` from now."""
+
+    event_id: str
+    customer_id: int | None
+    wait: timedelta
+    note: str
+
+
+def postpone(conn: Conn, run_id: str, delays: Sequence[Delay]) -> None:
+    """Shopify's answer does not show yet what these tell of; no failure of theirs."""
+    conn.execute(
+        """
+        UPDATE webhook_events e SET "status" = 'pending', "leaseUntil" = NULL,
+          "reads" = e."reads" + 1, "notBefore" = clock_timestamp() + d.wait, "error" = d.note,
+          "customerId" = coalesce(d.customer, e."customerId")
+        FROM unnest(%(ids)s::text[], %(customers)s::bigint[], %(waits)s::interval[],
+                    %(notes)s::text[]) AS d (id, customer, wait, note)
+        WHERE e."id" = d.id AND e."status" = 'claimed' AND e."runId" = %(run)s
+        """,
+        {
+            "ids": [delay.event_id for delay in delays],
+            "customers": [delay.customer_id for delay in delays],
+            "waits": [delay.wait for delay in delays],
+            "notes": [delay.note for delay in delays],
+            "run": run_id,
+        },
+    )
+
+
+def fail(conn: Conn, run_id: str, reasons: Mapping[str, str], *, for_good: bool = False) -> None:
+    """Events that cannot be processed, with the reason of each: tried again after 2, 4, 8 and 16
+    seconds, or dead at once where trying again is no use."""
+    over = '(%(for_good)s OR e."attempts" + 1 >= %(most)s)'
+    conn.execute(
+        f"""
+        UPDATE webhook_events e SET "attempts" = e."attempts" + 1, "error" = d.reason,
+          "leaseUntil" = NULL,
+          "status" = CASE WHEN {over} THEN 'dead' ELSE 'pending' END,
+          "processedAt" = CASE WHEN {over} THEN clock_timestamp() END,
+          "notBefore" = clock_timestamp() + interval '1 s' * 2 ^ (e."attempts" + 1)
+        FROM unnest(%(ids)s::text[], %(reasons)s::text[]) AS d (id, reason)
+        WHERE e."id" = d.id AND e."status" = 'claimed' AND e."runId" = %(run)s
+        """,  # noqa: S608
+        {
+            "ids": list(reasons),
+            "reasons": list(reasons.values()),
+            "for_good": for_good,
+            "most": MOST_ATTEMPTS,
+            "run": run_id,
+        },
+    )
+
+
+MOST_IDS_TOLD = 100
+"""Event ids in one report; the others are found by their run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What one run settled for one organization and nobody logged yet.
+
+    `outcomes` counts events by outcome; `slowest` and `median` are seconds from the receiver to the
+    row. `whole` is False while a pull of the organization has failed or is still to come.
+    """
+
+    organization_id: str
+    run_id: str
+    event_ids: Sequence[str]
+    outcomes: Mapping[str, int]
+    median: float
+    slowest: float
+    whole: bool
+
+
+def unreported(conn: Conn) -> list[Report]:
+    """For each organization and run, one report; those of killed runs too."""
+    with conn.cursor(row_factory=class_row(Report)) as cursor:
+        return cursor.execute(
+            """
+            WITH settled AS (
+              SELECT *, extract(epoch FROM "processedAt" - "receivedAt") AS lag
+              FROM webhook_events WHERE "status" = 'done' AND "reportedAt" IS NULL
+            ), counted AS (
+              SELECT "organizationId", "runId", jsonb_object_agg("outcome", n) AS outcomes FROM (
+                SELECT "organizationId", "runId", "outcome", count(*) AS n
+                FROM settled GROUP BY 1, 2, 3
+              ) AS each GROUP BY 1, 2
+            )
+            SELECT s."organizationId" AS organization_id, s."runId" AS run_id,
+              array_agg(s."id" ORDER BY s."id") AS event_ids, c.outcomes,
+              percentile_cont(0.5) WITHIN GROUP (ORDER BY s.lag) AS median,
+              max(s.lag)::float8 AS slowest,
+              NOT EXISTS (
+                SELECT FROM integrations i
+                WHERE i."organizationId" = s."organizationId" AND i."isActive"
+                  AND (i."watermark" IS NULL OR i."lastError" IS NOT NULL)
+              ) AS whole
+            FROM settled s JOIN counted c USING ("organizationId", "runId")
+            GROUP BY 1, 2, 4
+            """
+        ).fetchall()
+
+
+def mark_reported(conn: Conn, event_ids: Sequence[str]) -> None:
+    conn.execute(
+        'UPDATE webhook_events SET "reportedAt" = clock_timestamp() WHERE "id" = ANY(%s)',
+        [list(event_ids)],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadLetter:
+    """An event that could not be processed, and why."""
+
+    id: str
+    organization_id: str
+    shop: str
+    topic: str
+    received_at: datetime
+    error: str
+
+
+def dead(conn: Conn) -> list[DeadLetter]:
+    """The oldest first."""
+    with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
+        return cursor.execute(
+            """
+            SELECT "id", "organizationId" AS organization_id, "shop", "topic",
+                   "receivedAt" AS received_at, coalesce("error", '') AS error
+            FROM webhook_events WHERE "status" = 'dead' ORDER BY "receivedAt", "id"
+            """
+        ).fetchall()
+
+
+def replay(conn: Conn, event_ids: Iterable[str] | None) -> int:
+    """Put dead letters back, these or all; how many. One whose body was erased stays dead."""
+    found = conn.execute(
+        """
+        UPDATE webhook_events SET "status" = 'pending', "attempts" = 0, "reads" = 0,
+          "notBefore" = NULL, "processedAt" = NULL, "error" = NULL
+        WHERE "status" = 'dead' AND (%(ids)s::text[] IS NULL OR "id" = ANY(%(ids)s))
+          AND ("body" IS NOT NULL OR "customerId" IS NOT NULL)
+        RETURNING "integrationId"
+        """,
+        {"ids": None if event_ids is None else list(event_ids)},
+    ).fetchall()
+    for integration_id in {row[0] for row in found}:
+        notify(conn, integration_id)
+    return len(found)
+
+
+def missing(conn: Conn, integration_id: str) -> int:
+    """Customers of one store that are known here and that Shopify did not find when last asked."""
+    row = conn.execute(
+        """
+        SELECT count(DISTINCT e."customerId") FROM webhook_events e
+        JOIN customers c ON c."shopifyId" = e."customerId"
+          AND c."organizationId" = e."organizationId"
+        WHERE e."integrationId" = %s AND e."status" IN ('pending', 'claimed') AND e."error" = %s
+          AND c."deletedAt" IS NULL
+        """,
+        [integration_id, MISSING],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def give_up_missing(conn: Conn, integration_id: str, note: str) -> None:
+    """End everything of one store that waits to be read again because Shopify did not find it."""
+    conn.execute(
+        """
+        UPDATE webhook_events SET "status" = 'done', "processedAt" = clock_timestamp(),
+          "outcome" = 'refused', "error" = %s
+        WHERE "integrationId" = %s AND "status" = 'pending' AND "error" = %s
+        """,
+        [note, integration_id, MISSING],
+    )
+
+
+def naming(conn: Conn, integration_id: str, number: int) -> list[tuple[str, str, str, bytes]]:
+    """Id, status, topic and body of the events whose body holds this number as a number."""
+    return conn.execute(
+        """
+        SELECT "id", "status", "topic", "body" FROM webhook_events
+        WHERE "integrationId" = %s AND "body" IS NOT NULL
+          AND encode("body", 'escape') ~ ('(^|[^0-9])' || %s || '([^0-9]|$)')
+        """,
+        [integration_id, str(number)],
+    ).fetchall()
+
+
+def erase_bodies(conn: Conn, event_ids: Iterable[str], customer_id: int) -> None:
+    """Forget these bodies; what is still to be read is read by `customer_id`."""
+    conn.execute(
+        """
+        UPDATE webhook_events SET "body" = NULL, "customerId" = coalesce("customerId", %s)
+        WHERE "id" = ANY(%s)
+        """,
+        [customer_id, list(event_ids)],
+    )
+
+
+def erase_all_bodies(conn: Conn, integration_id: str) -> None:
+    conn.execute(
+        'UPDATE webhook_events SET "body" = NULL WHERE "integrationId" = %s', [integration_id]
+    )
+
+
+def expire(conn: Conn) -> None:
+    """Erase bodies a week after they were processed (dead: 30 days), and rows after 90 days."""
+    conn.execute(
+        """
+        UPDATE webhook_events SET "body" = NULL
+        WHERE "body" IS NOT NULL AND "processedAt" < clock_timestamp()
+          - CASE WHEN "status" = 'dead' THEN %s::interval ELSE %s::interval END
+        """,
+        [DEAD_BODY_KEPT, BODY_KEPT],
+    )
+    conn.execute(
+        """
+        DELETE FROM webhook_events WHERE "receivedAt" < clock_timestamp() - %s::interval
+          AND "status" NOT IN ('pending', 'claimed')
+        """,
+        [ROW_KEPT],
+    )

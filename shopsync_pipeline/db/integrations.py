@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
+from shopsync_pipeline.db import inbox
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.errors import IntegrationInactive, SyncConflict
 from shopsync_pipeline.models import Integration, Window
@@ -14,10 +15,11 @@ FRESH_FOR = timedelta(minutes=30)
 
 # A store is due when it is active, was not synced within FRESH_FOR, is not put off, and no run
 # holds its lock. Shopify's clock wrote lastSyncAt; a few seconds of difference do not matter here.
+# Without a lastError only the drain gives the store a minute's rest: a pull need not wait for that.
 DUE = """
   i."isActive"
   AND (i."lastSyncAt" IS NULL OR i."lastSyncAt" <= %(now)s - %(fresh_for)s::interval)
-  AND (i."retryAt" IS NULL OR i."retryAt" <= %(now)s)
+  AND (i."retryAt" IS NULL OR i."retryAt" <= %(now)s OR i."lastError" IS NULL)
 """
 
 
@@ -44,7 +46,7 @@ def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: 
         VALUES (%s, %s, %s, %s)
         ON CONFLICT ON CONSTRAINT "organizationId_platform_shop" DO UPDATE SET
           "name" = excluded."name", "shopId" = excluded."shopId", "isActive" = true,
-          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL,
+          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL, "inactiveSince" = NULL,
           "watermark" = CASE WHEN {same} THEN i."watermark" END,
           "windowFrom" = CASE WHEN {same} THEN i."windowFrom" END,
           "windowTo" = CASE WHEN {same} THEN i."windowTo" END,
@@ -56,6 +58,7 @@ def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: 
         [organization_id, shop, name, shop_id],
     ).fetchone()
     assert row is not None
+    inbox.notify(conn, row[0])  # what waited for the store may be claimed again
     return get(conn, row[0])
 
 
@@ -71,19 +74,45 @@ def disconnect(conn: Conn, *, organization_id: str, shop: str) -> bool:
         """,
         [organization_id, shop],
     ).fetchone()
-    if found is None:
-        return False
+    if found is not None:
+        deactivate(conn, found[0])
+    return found is not None
+
+
+def deactivate(conn: Conn, integration_id: str) -> None:
+    """Forget the tokens; what signs webhooks stays, since Shopify's redact webhooks are to come."""
     conn.execute(
         """
         UPDATE integrations SET "isActive" = false, "accessToken" = NULL, "refreshToken" = NULL,
           "accessTokenExpiresAt" = NULL, "refreshTokenExpiresAt" = NULL,
           "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
+          "realtimeSince" = NULL, "inactiveSince" = clock_timestamp(),
           "updatedAt" = clock_timestamp()
-        WHERE "id" = %s
+        WHERE "id" = %s AND "isActive"
         """,
-        [found[0]],
+        [integration_id],
     )
-    return True
+
+
+SIGNING_SECRETS_KEPT = timedelta(days=90)
+
+
+def forget_signing_secrets(conn: Conn, integration_id: str | None = None) -> None:
+    """Of this store that left, or of all that left SIGNING_SECRETS_KEPT ago."""
+    conn.execute(
+        """
+        UPDATE integrations SET "clientSecret" = NULL, "webhookSecret" = NULL
+        WHERE NOT "isActive" AND ("clientSecret" IS NOT NULL OR "webhookSecret" IS NOT NULL)
+          AND ("id" = %s OR (%s::text IS NULL AND "inactiveSince" < clock_timestamp() - %s))
+        """,
+        [integration_id, integration_id, SIGNING_SECRETS_KEPT],
+    )
+
+
+def lock(conn: Conn, integration_id: str) -> Integration:
+    """Keep every merge of this store out until the transaction ends; it may have left."""
+    conn.execute('SELECT FROM integrations WHERE "id" = %s FOR UPDATE', [integration_id])
+    return get(conn, integration_id)
 
 
 def get(conn: Conn, integration_id: str) -> Integration:
@@ -137,6 +166,65 @@ def due_organizations(conn: Conn, now: datetime) -> tuple[list[str], int]:
     ).fetchall()
     due = [organization for organization, is_due in rows if is_due]
     return due, len(rows) - len(due)
+
+
+def realtime_since(conn: Conn, integration_id: str) -> datetime | None:
+    """Since when webhooks are subscribed and repaired; None where real-time sync is off."""
+    row = conn.execute(
+        'SELECT "realtimeSince" FROM integrations WHERE "id" = %s', [integration_id]
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def begin_realtime(conn: Conn, integration_id: str) -> None:
+    """From now on; where it is on already, since when it was."""
+    conn.execute(
+        """
+        UPDATE integrations SET "realtimeSince" = clock_timestamp(),
+          "updatedAt" = clock_timestamp()
+        WHERE "id" = %s AND "isActive" AND "realtimeSince" IS NULL
+        """,
+        [integration_id],
+    )
+
+
+def end_realtime(conn: Conn, integration_id: str) -> None:
+    conn.execute(
+        """
+        UPDATE integrations SET "realtimeSince" = NULL, "updatedAt" = clock_timestamp()
+        WHERE "id" = %s AND "realtimeSince" IS NOT NULL
+        """,
+        [integration_id],
+    )
+
+
+def realtime_organizations(conn: Conn, now: datetime) -> list[str]:
+    """Organizations with an active store whose real-time sync is on and that is not put off."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT "organizationId" FROM integrations
+        WHERE "isActive" AND "realtimeSince" IS NOT NULL
+          AND ("retryAt" IS NULL OR "retryAt" <= %s)
+        ORDER BY 1
+        """,
+        [now],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def sharing_subscriptions(conn: Conn, integration_id: str) -> list[str]:
+    """Organizations whose real-time sync lives on the same subscriptions as this integration's,
+    with its own where that is on: Shopify keeps them per store and app, not per organization."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT other."organizationId" FROM integrations own JOIN integrations other
+          ON other."shop" = own."shop" AND other."clientId" IS NOT DISTINCT FROM own."clientId"
+        WHERE own."id" = %s AND other."isActive" AND other."realtimeSince" IS NOT NULL
+        ORDER BY 1
+        """,
+        [integration_id],
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def late(conn: Conn, since: datetime) -> tuple[list[str], list[str]]:
@@ -264,6 +352,26 @@ def record_trouble(
           "lastError" = %s, "updatedAt" = clock_timestamp() WHERE "id" = %s AND "isActive"
         """,
         [status, retry_at, error, integration_id],
+    )
+
+
+def put_off(conn: Conn, integration_id: str, wait: timedelta) -> None:
+    """Leave the store alone for a while; no trouble of its own is recorded."""
+    conn.execute(
+        """
+        UPDATE integrations SET "retryAt" = greatest("retryAt", clock_timestamp() + %s),
+          "updatedAt" = clock_timestamp() WHERE "id" = %s AND "isActive"
+        """,
+        [wait, integration_id],
+    )
+
+
+def free(conn: Conn, integration_id: str) -> None:
+    """Try the store again at once: what troubled it may be mended."""
+    conn.execute(
+        """UPDATE integrations SET "retryAt" = NULL, "updatedAt" = clock_timestamp()
+           WHERE "id" = %s AND "isActive" """,
+        [integration_id],
     )
 
 

@@ -1,4 +1,5 @@
-"""One pull at a time per integration, and one renewal of a token, by advisory locks of Postgres.
+"""One pull at a time per integration, one drain, and one renewal of a token, by advisory locks of
+Postgres.
 
 All pull locks of a run are held on one connection, so that a thousand stores do not need a
 thousand connections. When that connection is lost, so are the locks: the merge's order rule
@@ -7,11 +8,17 @@ and the check on the window keep the data right all the same.
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Self
 
 import psycopg
+from psycopg.rows import class_row
 
 from shopsync_pipeline.db.engine import Conn, open_connection, scrubbed
+from shopsync_pipeline.db.inbox import CHANNEL
+
+DRAIN_KEY = "hashtextextended('drain', 0)"
+DRAIN_NAME = "shopsync drain "
 
 
 class IntegrationLocks:
@@ -57,3 +64,83 @@ class IntegrationLocks:
 def lock_renewal(conn: Conn, shop: str, client_id: str | None) -> None:
     """Until the transaction ends, nobody else renews this app's token for this store."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", [f"{shop} {client_id}"])
+
+
+class DrainSession:
+    """The session of one drain: its presence, the lock `drain`, and what it hears of the inbox.
+
+    Its name in pg_stat_activity tells which run it belongs to: a run without a session is dead,
+    whatever Dagster says of it. Postgres gives up a client whose machine is gone after half a
+    minute, and with it the lock.
+    """
+
+    def __init__(self, url: str, run_id: str) -> None:
+        self._conn = open_connection(url)
+        self._conn.execute(
+            """
+            SELECT set_config('application_name', %s, false),
+              set_config('tcp_keepalives_idle', '10', false),
+              set_config('tcp_keepalives_interval', '5', false),
+              set_config('tcp_keepalives_count', '4', false)
+            """,
+            [DRAIN_NAME + run_id],
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._conn.close()
+
+    def try_lock(self) -> bool:
+        """Whether this is the one live drain now; from then on it listens."""
+        row = self._conn.execute(f"SELECT pg_try_advisory_lock({DRAIN_KEY})").fetchone()
+        if row is None or not row[0]:
+            return False
+        listen(self._conn)
+        return True
+
+    def heard(self, seconds: float) -> list[str]:
+        """The integrations of which something arrived, as soon as something does; empty after
+        `seconds`. Raises DatabaseTrouble where the session is lost, and the lock with it."""
+        return heard(self._conn, seconds)
+
+
+def listen(conn: Conn) -> None:
+    conn.execute(f"LISTEN {CHANNEL}")
+
+
+def heard(conn: Conn, seconds: float) -> list[str]:
+    """Of a connection that listens: whose NOTIFY came within `seconds`."""
+    try:
+        return [n.payload for n in conn.notifies(timeout=seconds, stop_after=1)]
+    except psycopg.OperationalError as error:
+        raise scrubbed(error) from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveDrain:
+    """A drain with a session; `age` is that session's, in seconds."""
+
+    run_id: str
+    holds_lock: bool
+    age: float
+
+
+def live_drains(conn: Conn) -> list[LiveDrain]:
+    with conn.cursor(row_factory=class_row(LiveDrain)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT substr(a.application_name, %s) AS run_id,
+              extract(epoch FROM clock_timestamp() - a.backend_start)::float8 AS age,
+              EXISTS (
+                SELECT FROM pg_locks l
+                WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+                  AND (l.classid::bigint << 32) | l.objid::bigint = {DRAIN_KEY}
+              ) AS holds_lock
+            FROM pg_stat_activity a
+            WHERE a.datname = current_database() AND starts_with(a.application_name, %s)
+            ORDER BY a.backend_start
+            """,  # noqa: S608
+            [len(DRAIN_NAME) + 1, DRAIN_NAME],
+        ).fetchall()

@@ -1,6 +1,7 @@
 """The table `sync_requests`: what people and the app asked for, and what became of it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -8,22 +9,78 @@ from psycopg.rows import dict_row
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.models import MergeCounts, SyncRequest
 
+READABLE = """
+  "id", "kind", "organizationId", "mode", "status", "requestedAt", "shop", "finishedAt", "runId",
+  "counts", "error"
+"""
+"""All but the credentials, which the receiver's role may write and not read."""
 
-def file(conn: Conn, *, kind: str, organization_id: str | None, mode: str = "incremental") -> str:
-    """The id of the request; the one that is queued already where the same was asked before."""
-    arguments = {"kind": kind, "organization": organization_id, "mode": mode}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewCredentials:
+    """What a request brings to connect a store with; `sealed` is encrypted (db.credentials)."""
+
+    shop: str
+    name: str | None
+    sealed: str = field(repr=False)
+
+
+def file(
+    conn: Conn,
+    *,
+    kind: str,
+    organization_id: str | None,
+    mode: str = "incremental",
+    bring: NewCredentials | None = None,
+) -> str:
+    """The id of the request; the one that is queued already where the same was asked before, which
+    then has the newer credentials."""
+    renewed = (
+        '"name" = %(name)s, "credentials" = %(sealed)s' if bring else '"mode" = excluded."mode"'
+    )
     row = conn.execute(
-        """
-        INSERT INTO sync_requests ("kind", "organizationId", "mode")
-        VALUES (%(kind)s, %(organization)s, %(mode)s)
-        ON CONFLICT ("kind", coalesce("organizationId", ''), "mode") WHERE "status" = 'queued'
-          DO UPDATE SET "mode" = excluded."mode"
+        f"""
+        INSERT INTO sync_requests ("kind", "organizationId", "mode", "shop", "name", "credentials")
+        VALUES (%(kind)s, %(organization)s, %(mode)s, %(shop)s, %(name)s, %(sealed)s)
+        ON CONFLICT ("kind", coalesce("organizationId", ''), "mode", coalesce("shop", ''))
+          WHERE "status" = 'queued'
+          DO UPDATE SET {renewed}
         RETURNING "id"
-        """,
-        arguments,
+        """,  # noqa: S608
+        {
+            "kind": kind,
+            "organization": organization_id,
+            "mode": mode,
+            "shop": bring.shop if bring else None,
+            "name": bring.name if bring else None,
+            "sealed": bring.sealed if bring else None,
+        },
     ).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def brought(conn: Conn, request_ids: Sequence[str]) -> list[tuple[str, str, NewCredentials]]:
+    """Request, organization and credentials, of those of these requests that bring some."""
+    rows = conn.execute(
+        """
+        SELECT "id", "organizationId", "shop", "name", "credentials" FROM sync_requests
+        WHERE "id" = ANY(%s) AND "credentials" IS NOT NULL AND "status" IN ('queued', 'running')
+        ORDER BY "requestedAt", "id"
+        """,
+        [list(request_ids)],
+    ).fetchall()
+    return [
+        (request, organization, NewCredentials(shop=shop, name=name, sealed=sealed))
+        for request, organization, shop, name, sealed in rows
+    ]
+
+
+def forget_credentials(conn: Conn, request_ids: Sequence[str]) -> None:
+    """They are stored with the integration now, or were refused."""
+    conn.execute(
+        'UPDATE sync_requests SET "credentials" = NULL WHERE "id" = ANY(%s)', [list(request_ids)]
+    )
 
 
 def unfinished(conn: Conn) -> list[SyncRequest]:
@@ -70,7 +127,7 @@ def answer(
     )
     conn.execute(
         """
-        UPDATE sync_requests SET "finishedAt" = clock_timestamp(),
+        UPDATE sync_requests SET "finishedAt" = clock_timestamp(), "credentials" = NULL,
           "status" = CASE WHEN "error" IS NULL THEN 'succeeded' ELSE 'failed' END
         WHERE "id" = ANY(%s) AND "organizationId" = %s AND "status" = 'running'
         """,
@@ -83,7 +140,7 @@ def finish(conn: Conn, request_id: str, *, error: str | None) -> None:
     conn.execute(
         """
         UPDATE sync_requests SET "error" = coalesce("error", %(error)s),
-          "finishedAt" = clock_timestamp(),
+          "finishedAt" = clock_timestamp(), "credentials" = NULL,
           "status" = CASE WHEN coalesce("error", %(error)s) IS NULL
                           THEN 'succeeded' ELSE 'failed' END
         WHERE "id" = %(id)s AND "status" IN ('queued', 'running')
@@ -95,7 +152,7 @@ def finish(conn: Conn, request_id: str, *, error: str | None) -> None:
 def _select(conn: Conn, condition: str, arguments: list[Any]) -> list[SyncRequest]:
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            f"SELECT * FROM sync_requests WHERE {condition}",  # noqa: S608
+            f"SELECT {READABLE} FROM sync_requests WHERE {condition}",  # noqa: S608
             arguments,
         ).fetchall()
     return [
@@ -106,6 +163,7 @@ def _select(conn: Conn, condition: str, arguments: list[Any]) -> list[SyncReques
             mode=row["mode"],
             status=row["status"],
             requested_at=row["requestedAt"],
+            shop=row["shop"],
             finished_at=row["finishedAt"],
             run_id=row["runId"],
             counts=row["counts"],

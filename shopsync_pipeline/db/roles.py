@@ -3,6 +3,8 @@
 `shopsync_analyst` reads the schema `analytics` and nothing else; grant it to people.
 `shopsync_dagster` owns the database `dagster`, with a limit of connections, so that a storm of
 runs cannot take those the sync needs, and no right to any table of ours.
+`shopsync_receiver` is what faces the internet: it adds events and requests, reads what verifies a
+delivery, and can read neither a token nor a customer.
 """
 
 from dataclasses import dataclass, field
@@ -16,6 +18,25 @@ DAGSTER_DATABASE = "dagster"
 DAGSTER_ROLE = "shopsync_dagster"
 DAGSTER_CONNECTIONS = 80
 ANALYST_ROLE = "shopsync_analyst"
+RECEIVER_ROLE = "shopsync_receiver"
+
+# By table and right, the columns; what ON CONFLICT and RETURNING look at must be readable too.
+RECEIVER_MAY = {
+    ("integrations", "SELECT"): (
+        "id organizationId shop isActive clientSecret webhookSecret lastSyncAt retryAt lastError"
+    ),
+    ("webhook_events", "SELECT"): "integrationId webhookId status",
+    ("webhook_events", "INSERT"): (
+        "integrationId organizationId shop webhookId eventId topic apiVersion triggeredAt body "
+        "status processedAt"
+    ),
+    ("sync_requests", "SELECT"): (
+        "id kind organizationId mode status requestedAt shop name finishedAt runId counts error"
+    ),
+    ("sync_requests", "INSERT"): "kind organizationId mode shop name credentials",
+    ("sync_requests", "UPDATE"): "mode name credentials",
+    ("shopsync_schema_version", "SELECT"): "version_num",
+}
 DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
 
 
@@ -57,6 +78,28 @@ def dagster_steps(password: str) -> list[Step]:
             f"{DATABASE_EXISTS} AND NOT has_database_privilege('public', oid, 'CONNECT')",
         ),
     ]
+
+
+def receiver_steps(password: str) -> list[Step]:
+    """Run them after the migrations: they grant what the tables of this release have."""
+    role = sql.Identifier(RECEIVER_ROLE)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
+    return [
+        _create_role(create, RECEIVER_ROLE),
+        Step(statement=sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role)),
+        *(_grant(right, columns, table) for (table, right), columns in RECEIVER_MAY.items()),
+    ]
+
+
+def _grant(right: str, columns: str, table: str) -> Step:
+    return Step(
+        statement=sql.SQL("GRANT {} ({}) ON {} TO {}").format(
+            sql.SQL(right),
+            sql.SQL(", ").join(map(sql.Identifier, columns.split())),
+            sql.Identifier("public", table),
+            sql.Identifier(RECEIVER_ROLE),
+        )
+    )
 
 
 def _for_database(statement: sql.Composed, done: str) -> Step:

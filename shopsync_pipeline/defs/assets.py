@@ -31,6 +31,7 @@ from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import MergeCounts
 from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.sync.connect import connect_brought
 from shopsync_pipeline.sync.organizations import (
     Engine,
     OrganizationOutcome,
@@ -102,10 +103,12 @@ def customers(
     errors: list[str] = []
     with shopsync.engine() as engine:
         transact(engine.pool, lambda conn: requests.begin(conn, config.request_ids, order.run_id))
+        refused = connect_brought(engine, config.request_ids)
         for outcome in sync_organizations(engine, context.partition_keys, order):
-            errors.extend(outcome.errors)
-            _answer(engine, config.request_ids, outcome)
-            if not outcome.errors and not outcome.running_elsewhere:
+            told = [*refused.get(outcome.organization_id, ()), *outcome.errors]
+            errors.extend(told)
+            _answer(engine, config.request_ids, outcome, told)
+            if not told and not outcome.running_elsewhere:
                 yield AssetMaterialization(
                     "customers",
                     partition=outcome.organization_id,
@@ -141,13 +144,15 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
     }
 
 
-def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationOutcome) -> None:
+def _answer(
+    engine: Engine, request_ids: list[str], outcome: OrganizationOutcome, errors: list[str]
+) -> None:
     """Tell the requests of this organization what became of it; the sensor closes the others."""
     if not request_ids:
         return
     counts = sum((s.result.counts for s in outcome.stores if s.result is not None), MergeCounts())
-    error = " ".join(outcome.errors) or None
-    if not outcome.stores:
+    error = " ".join(errors) or None
+    if not outcome.stores and not error:
         error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
     transact(
         engine.pool,

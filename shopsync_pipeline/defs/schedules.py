@@ -1,6 +1,6 @@
 """Schedules: ask what is due, turn it into few runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dagster import (
@@ -72,11 +72,18 @@ def runs_for_due(
 
 
 def range_run(
-    span: tuple[str, str], run_key: str, config: dict[str, Any], tags: dict[str, str]
+    span: tuple[str, str],
+    run_key: str,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    *,
+    job_name: str = sync_customers.name,
+    asset_name: str = "customers",
 ) -> RunRequest:
-    """A run of `customers` over the partitions from `span[0]` to `span[1]`."""
+    """A run of an asset over the partitions from `span[0]` to `span[1]`."""
     return RunRequest(
         run_key=run_key,
-        run_config={"ops": {"customers": {"config": config}}},
+        job_name=job_name,
+        run_config={"ops": {asset_name: {"config": dict(config)}}},
         tags={RANGE_START: span[0], RANGE_END: span[1], **tags},
     )

@@ -1,6 +1,6 @@
 """Sensors: new organizations become partitions, filed requests become runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dagster import (
     DagsterInstance,
@@ -18,6 +18,7 @@ from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock
 from shopsync_pipeline.defs.jobs import sync_customers
 from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.realtime import enable_realtime_sync
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import known_organizations, range_run, runs_for_due
 from shopsync_pipeline.models import SyncRequest
@@ -26,7 +27,7 @@ from shopsync_pipeline.sync.due import contiguous_ranges
 
 
 @sensor(
-    job=sync_customers,
+    jobs=[sync_customers, enable_realtime_sync],
     minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
     description="Registers new organizations and starts the runs that people and the app ask for.",
@@ -37,9 +38,10 @@ def sync_request_sensor(
     known = known_organizations(context.instance)
     registered = set(known)
     with shopsync.connection() as conn:
-        new = [key for key in integrations.organizations(conn) if key not in registered]
+        open_requests = requests.unfinished(conn)
+        new = [key for key in _organizations(conn, open_requests) if key not in registered]
         keys = [*known, *new]
-        queued = [r for r in requests.unfinished(conn) if not _ended(conn, context.instance, r)]
+        queued = [r for r in open_requests if not _ended(conn, context.instance, r)]
         runs = [*_runs_for_people(conn, keys, queued), *_runs_for_cron(conn, keys, queued)]
     return SensorResult(
         run_requests=runs,
@@ -78,28 +80,52 @@ def _tag(request: SyncRequest) -> str:
     return f"shopsync_request/{request.id}"
 
 
+def _organizations(conn: Conn, open_requests: Sequence[SyncRequest]) -> list[str]:
+    """Those with a store, and those whose first store a request brings."""
+    brought = [r.organization_id for r in open_requests if r.shop and r.organization_id]
+    return list(dict.fromkeys([*integrations.organizations(conn), *brought]))
+
+
+KINDS: Sequence[tuple[str, str, str, dict[str, str]]] = (
+    ("sync", sync_customers.name, "customers", {"mode": "incremental"}),
+    ("sync", sync_customers.name, "customers", {"mode": "full"}),
+    ("realtime", enable_realtime_sync.name, "webhook_subscriptions", {}),
+)
+"""Kind of request, the job and the asset that answer it, and what of its config tells it apart."""
+
+
 def _runs_for_people(
     conn: Conn, keys: Sequence[str], queued: Sequence[SyncRequest]
 ) -> Iterator[RunRequest]:
-    """Neighbours who ask for the same mode share a run; nobody else is pulled in."""
-    for mode in ("incremental", "full"):
-        asked = {r.organization_id: r for r in queued if r.kind == "sync" and r.mode == mode}
-        for unknown in set(asked) - set(keys):
-            requests.finish(
-                conn,
-                asked[unknown].id,
-                error=f"{unknown}: no such organization. Connect a store: shopsync connect.",
-            )
+    """Neighbours who ask for the same share a run; nobody else is pulled in."""
+    limit = Settings.from_env().orgs_per_run
+    for kind, job_name, asset_name, how in KINDS:
+        asked: dict[str | None, list[SyncRequest]] = {}
+        for request in queued:
+            if request.kind == kind and request.mode == how.get("mode", request.mode):
+                asked.setdefault(request.organization_id, []).append(request)
+        _refuse_unknown(conn, keys, asked)
         wanted = {key for key in asked if key is not None}
-        limit = Settings.from_env().orgs_per_run
         for first, last in contiguous_ranges(keys, wanted, limit=limit, bridge=False):
-            shared = [asked[key] for key in keys[keys.index(first) : keys.index(last) + 1]]
+            span = keys[keys.index(first) : keys.index(last) + 1]
+            shared = [request for key in span for request in asked[key]]
             yield range_run(
                 (first, last),
                 "+".join(request.id for request in shared),
-                {"mode": mode, "request_ids": [request.id for request in shared]},
+                {**how, "request_ids": [request.id for request in shared]},
                 {_tag(request): "true" for request in shared},
+                job_name=job_name,
+                asset_name=asset_name,
             )
+
+
+def _refuse_unknown(
+    conn: Conn, keys: Sequence[str], asked: Mapping[str | None, Sequence[SyncRequest]]
+) -> None:
+    for unknown in asked.keys() - set(keys):
+        for request in asked[unknown]:
+            error = f"{unknown}: no such organization. Connect a store: shopsync connect."
+            requests.finish(conn, request.id, error=error)
 
 
 def _runs_for_cron(

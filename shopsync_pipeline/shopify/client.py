@@ -81,7 +81,7 @@ class ShopClient:
         Raises a ShopifyError; a RetryableError only after four tries, Throttled only after
         MOST_THROTTLED seconds of waiting.
         """
-        cost_key = (operation, variables.get("first"))
+        cost_key = (operation, variables.get("first") or len(variables.get("ids", ())))
         body = orjson.dumps({"query": document(operation), "variables": variables})
         patience = _Patience()
         while True:

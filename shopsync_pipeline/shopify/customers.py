@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from shopsync_pipeline.errors import BrokenAnswer
 from shopsync_pipeline.models import UPDATED_AT, CustomerRow
 
 PAGE_SIZE = 250
 """Shopify's most. Cost grows with the logarithm of the size, so the largest page is cheapest."""
+
+IDS_AT_ONCE = 100
+"""Most ids in one read by id: each costs, and one query may cost 1,000 points."""
 
 NOTHING: dict[str, Any] = {}
 
@@ -56,6 +60,21 @@ def page_of(connection: dict[str, Any]) -> Page:
         has_next=has_next,
         end_cursor=info["endCursor"] if has_next else None,
     )
+
+
+def gid_of(customer_id: int) -> str:
+    return f"gid://shopify/Customer/{customer_id}"
+
+
+def found_of(
+    shop: str, ids: Sequence[int], nodes: Sequence[dict[str, Any] | None]
+) -> dict[int, CustomerRow]:
+    """Rows by id from the answer of CustomersById.graphql to `ids`; those it holds as null are
+    left out. Raises BrokenAnswer where it answers something else than was asked."""
+    found = {row[0]: row for row in rows_of(node for node in nodes if node is not None)}
+    if len(nodes) != len(ids) or not found.keys() <= set(ids):
+        raise BrokenAnswer(shop, "the answer holds other customers than those asked for")
+    return found
 
 
 def rows_of(nodes: Iterable[dict[str, Any]]) -> list[CustomerRow]:
@@ -105,6 +124,10 @@ def _row(node: dict[str, Any]) -> CustomerRow:
         node["createdAt"],
         node["updatedAt"],
     )
+
+
+def updated_at(row: CustomerRow) -> datetime:
+    return datetime.fromisoformat(row[UPDATED_AT])
 
 
 def iso(moment: datetime) -> str:

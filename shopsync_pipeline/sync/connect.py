@@ -1,12 +1,19 @@
 """Connecting a store: nothing is stored before Shopify has accepted the credentials."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from shopsync_pipeline.db import credentials as stored
-from shopsync_pipeline.db import integrations, locks
-from shopsync_pipeline.db.engine import Conn, clock, transact
-from shopsync_pipeline.errors import ConfigurationError, NeedsScope, ShopifyError, StoreGone
+from shopsync_pipeline.db import integrations, locks, requests
+from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.errors import (
+    ConfigurationError,
+    NeedsScope,
+    ShopifyError,
+    ShopsyncError,
+    StoreGone,
+)
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import checked_organization
 from shopsync_pipeline.shopify.auth import renew
@@ -65,6 +72,27 @@ def connect_store(
         return replace(integration, customers_count=data["customersCount"]["count"])
 
     return transact(engine.pool, work)
+
+
+def connect_brought(engine: Engine, request_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Connect the stores whose credentials these requests bring; what was refused, by organization.
+
+    The old credentials stay where the new ones are refused.
+    """
+    refused: dict[str, list[str]] = {}
+    for _, organization, new in read(engine.pool, lambda c: requests.brought(c, request_ids)):
+        try:
+            connect_store(
+                engine,
+                organization_id=organization,
+                shop=new.shop,
+                held=engine.cipher.unseal(new.sealed),
+                name=new.name,
+            )
+        except ShopsyncError as error:
+            refused.setdefault(organization, []).append(f"{organization}: {error}")
+    transact(engine.pool, lambda conn: requests.forget_credentials(conn, request_ids))
+    return refused
 
 
 def _granted(conn: Conn, client: ShopClient, held: Credentials) -> Credentials:

@@ -7,11 +7,12 @@ ends, so that the caller can record it while others are still being read.
 import logging
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from shopsync_pipeline.db import integrations, schema
 from shopsync_pipeline.db.credentials import Cipher
@@ -31,6 +32,8 @@ from shopsync_pipeline.sync.interleave import interleave
 from shopsync_pipeline.sync.pull import PullResult, pull
 from shopsync_pipeline.sync.store import Store
 from shopsync_pipeline.sync.tokens import Tokens
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -119,27 +122,36 @@ def sync_organizations(
     engine: Engine, organizations: Iterable[str], order: SyncOrder
 ) -> Iterator[OrganizationOutcome]:
     """Yield each organization once, as its last store ends."""
+    for organization, stores in by_organization(
+        engine, organizations, lambda store: sync_store(engine, store, order), _faulty
+    ):
+        yield OrganizationOutcome(organization_id=organization, stores=stores)
+
+
+def by_organization(
+    engine: Engine,
+    organizations: Iterable[str],
+    task: Callable[[Integration], Waits[T]],
+    faulty: Callable[[Integration, str], T],
+) -> Iterator[tuple[str, tuple[T, ...]]]:
+    """Run `task` for every active store; yield each organization with the outcomes of its stores,
+    possibly none, as the last of them ends. `faulty` makes an outcome of what no store's trouble
+    explains."""
     wanted = list(organizations)
     active = read(engine.pool, lambda conn: integrations.active_of(conn, wanted))
     stores = {store.id: store for store in active}
-    left: dict[str, set[str]] = {organization: set() for organization in wanted}
-    for store in stores.values():
-        left[store.organization_id].add(store.id)
-    yield from (_outcome(o, []) for o, ids in left.items() if not ids)
-    ended: dict[str, list[StoreOutcome]] = {organization: [] for organization in wanted}
-    tasks = {store.id: sync_store(engine, store, order) for store in stores.values()}
+    left = Counter(store.organization_id for store in active)
+    ended: dict[str, list[T]] = {organization: [] for organization in wanted}
+    yield from ((organization, ()) for organization in wanted if not left[organization])
+    tasks = {store.id: task(store) for store in active}
     for store_id, outcome in interleave(tasks, workers=WORKERS, timer=engine.timer):
-        organization = stores[store_id].organization_id
+        store = stores[store_id]
         if isinstance(outcome, BaseException):
-            outcome = _fault(stores[store_id], outcome)
-        ended[organization].append(outcome)
-        left[organization].discard(store_id)
-        if not left[organization]:
-            yield _outcome(organization, ended[organization])
-
-
-def _outcome(organization: str, stores: list[StoreOutcome]) -> OrganizationOutcome:
-    return OrganizationOutcome(organization_id=organization, stores=tuple(stores))
+            outcome = faulty(store, _fault_told(store, outcome))
+        ended[store.organization_id].append(outcome)
+        left[store.organization_id] -= 1
+        if not left[store.organization_id]:
+            yield store.organization_id, tuple(ended[store.organization_id])
 
 
 def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
@@ -216,9 +228,9 @@ def _failed(engine: Engine, integration: Integration, error: ShopsyncError) -> S
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 
-def _fault(integration: Integration, error: BaseException) -> StoreOutcome:
-    """What no store's trouble explains. The text of an error that is not of our own making may
-    quote data, so only its kind is told."""
+def _fault_told(integration: Integration, error: BaseException) -> str:
+    """The text of an error that is not of our own making may quote data, so only its kind is
+    told."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s: %s at\n%s", integration.shop, type(error).__name__, frames)
     what = (
@@ -227,7 +239,10 @@ def _fault(integration: Integration, error: BaseException) -> StoreOutcome:
         else f"{integration.shop}: a fault of Shopsync ({type(error).__name__}); the log of the "
         "run has the place. Please report it."
     )
-    told = f"{integration.organization_id}: {what}"
+    return f"{integration.organization_id}: {what}"
+
+
+def _faulty(integration: Integration, told: str) -> StoreOutcome:
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 

@@ -22,7 +22,7 @@ from shopsync_pipeline.errors import (
     FilterIgnored,
     PagingStuck,
 )
-from shopsync_pipeline.models import Integration, MergeCounts, Mode, Read, Window
+from shopsync_pipeline.models import Integration, MergeCounts, Mode, Read, Via, Window
 from shopsync_pipeline.shopify.client import Reply, Waits
 from shopsync_pipeline.shopify.customers import PAGE_SIZE, Page, page_of, window_filter
 from shopsync_pipeline.sync.store import Store, scopes_of, shop_id_of
@@ -71,16 +71,16 @@ def pull(
         store.integration.shop,
     )
     result = PullResult()
-    now = yield from _probe(store, result)
+    now = yield from probe(store, result)
     since = wanted_since(store.integration, mode, updated_since)
     result.since = since
-    reader = _Reader(store, run_id, result)
+    reader = PageReader(store, run_id, result)
     watermark = store.integration.watermark
     window = resumable(store.integration, mode, since)
     if window is not None:
         yield from reader.read(window)
         watermark, since = window.until, window.until - OVERLAP
-        now = yield from _probe(store, result)  # the resumed window may have taken hours
+        now = yield from probe(store, result)  # the resumed window may have taken hours
         result.since = window.since
     window = Window(since=since, until=now)
     transact(
@@ -116,7 +116,7 @@ def resumable(integration: Integration, mode: Mode, since: datetime | None) -> W
     return window if covers else None
 
 
-def _probe(store: Store, result: PullResult) -> Waits[datetime]:
+def probe(store: Store, result: PullResult) -> Waits[datetime]:
     """Check token, scopes and shop before anything is read; one customer is read along, for only
     that shows whether Shopify hides names. Returns Shopify's "now"."""
     reply = yield from store.ask("StoreProbe", {})
@@ -137,8 +137,13 @@ def _probe(store: Store, result: PullResult) -> Waits[datetime]:
     return reply.answer.served_at
 
 
-class _Reader:
-    """Reads windows of one store; keeps the page size that Shopify has accepted."""
+class PageReader:
+    """Reads windows of one store into `customers`; keeps the page size that Shopify has accepted.
+
+    Each page is one transaction with `progress`, which moves the stored window along.
+    """
+
+    via: Via = "PULL"
 
     def __init__(self, store: Store, run_id: str, result: PullResult) -> None:
         self._store = store
@@ -201,18 +206,24 @@ class _Reader:
 
     def _merge(self, before: Window, after: Window, page: Page, reply: Reply) -> None:
         integration = self._store.integration
-        read = Read(via="PULL", run_id=self._run_id, sent_at=reply.sent_at)
+        read = Read(via=self.via, run_id=self._run_id, sent_at=reply.sent_at)
 
         def work(conn: Conn) -> MergeCounts:
             integrations.share(conn, integration.id)
-            counts = customers.merge(conn, integration, page.rows, read)
-            if page.end_cursor is None:
-                integrations.finish_window(conn, integration, before)
-            else:
-                integrations.advance_window(conn, integration, before, after)
-            return counts
+            merged = customers.merge(conn, integration, page.rows, read)
+            self.progress(conn, before, after, page, merged)
+            return merged.counts
 
         self._result.counts += transact(self._store.pool, work)
+
+    def progress(
+        self, conn: Conn, before: Window, after: Window, page: Page, merged: customers.Merged
+    ) -> None:
+        """Record that `page` is merged. Raises SyncConflict where another pull moved the window."""
+        if page.end_cursor is None:
+            integrations.finish_window(conn, self._store.integration, before)
+        else:
+            integrations.advance_window(conn, self._store.integration, before, after)
 
 
 def _after(window: Window, page: Page) -> Window:

@@ -24,16 +24,24 @@ class Store:
 
         Raises StoreGone where another shop answers: the domain was given away, or renamed.
         """
+        reply = yield from self._answer(operation, variables)
+        self._refuse_another_shop(reply)
+        return reply
+
+    def change(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
+        """The answer to a mutation, which cannot name its shop: `ask` for what it changes just
+        before. It may have been executed twice where an answer was lost."""
+        return (yield from self._answer(operation, variables))
+
+    def _answer(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
         token = yield from self.tokens.current()
         try:
-            reply = yield from self.client.ask(operation, variables, token=token)
+            return (yield from self.client.ask(operation, variables, token=token))
         except NeedsReauth:
             other = yield from self.tokens.after_refusal(token)
             if other is None:
                 raise
-            reply = yield from self.client.ask(operation, variables, token=other)
-        self._refuse_another_shop(reply)
-        return reply
+            return (yield from self.client.ask(operation, variables, token=other))
 
     def _refuse_another_shop(self, reply: Reply) -> None:
         answered = shop_id_of(reply.answer.data)
@@ -47,10 +55,10 @@ class Store:
 
 
 def shop_id_of(data: dict[str, Any]) -> int:
-    """The numeric id from `shop { id }`, which every document of ours asks for."""
+    """The numeric id from `shop { id }`, which every query of ours asks for."""
     return int(str(data["shop"]["id"]).removeprefix(GID))
 
 
 def scopes_of(data: dict[str, Any]) -> list[str]:
-    """The granted scopes from StoreProbe.graphql."""
+    """The granted scopes from StoreProbe.graphql and WebhookSubscriptions.graphql."""
     return [scope["handle"] for scope in data["currentAppInstallation"]["accessScopes"]]

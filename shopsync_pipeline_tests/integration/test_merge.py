@@ -46,7 +46,7 @@ def store(conn: Conn) -> Integration:
 
 def merge(conn: Conn, store: Integration, record: CustomerRow, how: Read) -> MergeCounts:
     with conn.transaction():
-        return customers.merge(conn, store, [record], how)
+        return customers.merge(conn, store, [record], how).counts
 
 
 def stored(conn: Conn, column: str) -> Any:
@@ -147,7 +147,7 @@ def test_a_customer_twice_in_one_page_is_merged_once_with_its_newer_record(
 ) -> None:
     newer = row(name="New", shopifyUpdatedAt="2026-11-01T10:00:09Z")
     with conn.transaction():
-        counts = customers.merge(conn, store, [newer, row()], read())
+        counts = customers.merge(conn, store, [newer, row()], read()).counts
     assert (counts, stored(conn, "name")) == (MergeCounts(inserted=1), "New")
 
 

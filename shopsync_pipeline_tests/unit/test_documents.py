@@ -20,11 +20,14 @@ from shopsync_pipeline.models import CUSTOMER_COLUMNS
 from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.shopify.documents import document
 
-DOCUMENTS = sorted(
+FILES = sorted(
     Path(str(path)).stem
     for path in (files("shopsync_pipeline.shopify") / "documents").iterdir()
     if path.name.endswith(".graphql")
 )
+FRAGMENTS = [name for name in FILES if document(name).startswith("fragment ")]
+DOCUMENTS = [name for name in FILES if name not in FRAGMENTS]
+QUERIES = [name for name in DOCUMENTS if document(name).startswith("query ")]
 
 # Fields that need more than read_customers: one that is not granted fails the whole query.
 UNGRANTED = [
@@ -62,11 +65,26 @@ def test_a_document_is_valid_against_shopifys_schema(published: GraphQLSchema, n
     assert validate(published, parse(document(name))) == []
 
 
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_asks_for_the_shop(name: str) -> None:
+    assert "shop { id" in document(name)
+
+
+@pytest.mark.parametrize("name", sorted({*DOCUMENTS} - {*QUERIES}))
+def test_what_is_no_query_is_a_mutation_that_asks_what_was_refused(name: str) -> None:
+    """A mutation cannot ask for the shop; Store.change says what is done instead."""
+    assert document(name).startswith(f"mutation {name}(")
+    assert "userErrors { field message" in document(name)
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_is_used(name: str) -> None:
+    assert any(f"...{name}" in document(each) for each in DOCUMENTS)
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_asks_for_the_shop_and_for_nothing_that_needs_another_scope(name: str) -> None:
-    text = document(name)
-    assert "shop { id" in text
-    assert not [field for field in UNGRANTED if field in text]
+def test_a_document_asks_for_nothing_that_needs_another_scope(name: str) -> None:
+    assert not [field for field in UNGRANTED if field in document(name)]
 
 
 def test_a_row_has_every_column_and_nothing_made_up_for_a_bare_customer() -> None:

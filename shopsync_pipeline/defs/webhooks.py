@@ -1,0 +1,232 @@
+"""From the inbox to a run: the sensor that keeps one drain alive, and the job that is the drain.
+
+Never Dagster's word alone that a run lives: when a run and its code server are killed together,
+the run stays STARTED. A drain lives as long as its session in Postgres does.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from dagster import (
+    AssetMaterialization,
+    AssetObservation,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    OpExecutionContext,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SensorResult,
+    job,
+    op,
+    sensor,
+)
+
+from shopsync_pipeline.db import inbox, locks
+from shopsync_pipeline.db.engine import Conn, clock
+from shopsync_pipeline.db.inbox import MOST_IDS_TOLD, Report
+from shopsync_pipeline.db.locks import LiveDrain
+from shopsync_pipeline.defs.assets import Metadata
+from shopsync_pipeline.defs.jobs import LANE
+from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.resources import ShopsyncResource
+from shopsync_pipeline.defs.schedules import known_organizations
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.sync.drain import DrainOrder, drain
+from shopsync_pipeline.sync.storewide import ALWAYS
+
+LISTEN_SECONDS = 20.0
+"""Well under the 60 s after which Dagster gives up an evaluation."""
+
+LOOK_SECONDS = 1.0
+HANDOVER_SECONDS = 20.0
+STARTS_WITHIN = 30.0
+"""Seconds from the request of a run to the session of its drain."""
+
+DEAD_AFTER = 10.0
+"""Seconds between the two looks that find a started run without a session."""
+
+PATIENCE = 60.0
+SETTINGS = Settings.from_env()
+
+
+@op(description="Works off the inbox until it was idle for WEBHOOK_LINGER_SECONDS.")
+def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None:
+    settings = Settings.from_env()
+    linger = settings.webhook_linger_seconds
+    order = DrainOrder(
+        run_id=context.run_id,
+        linger=None if linger < 0 else linger,
+        most=settings.webhook_drain_max_seconds,
+        lease=timedelta(seconds=settings.webhook_lease_seconds),
+        patience=PATIENCE,
+    )
+    known = set(known_organizations(context.instance))
+    with shopsync.engine() as engine:
+        for report in drain(engine, order):
+            if report.organization_id not in known:
+                context.instance.add_dynamic_partitions(
+                    str(organizations.name), [report.organization_id]
+                )
+                known.add(report.organization_id)
+            for event in lineage_of(report, context.run_id):
+                context.log_event(event)
+
+
+@job(
+    tags={
+        LANE: "drain",
+        "dagster/priority": "10",
+        "dagster/max_runtime": str(int(SETTINGS.webhook_drain_max_seconds + 2 * PATIENCE)),
+    },
+    description="The one live drain: reads again what webhooks point at, and merges it.",
+)
+def apply_webhooks() -> None:
+    drain_inbox()
+
+
+def lineage_of(report: Report, run_id: str) -> Iterator[AssetObservation | AssetMaterialization]:
+    """The inbox was read, and the organization's customers were written. Where its last pull
+    failed, or none was whole yet, an observation: a red partition must not turn green."""
+    metadata = metadata_of(report, run_id)
+    yield AssetObservation("webhook_events", metadata=metadata)
+    kind = AssetMaterialization if report.whole else AssetObservation
+    yield kind("customers", partition=report.organization_id, metadata=metadata)
+
+
+def metadata_of(report: Report, run_id: str) -> Metadata:
+    count = report.outcomes.get
+    told: Metadata = {
+        "organization": report.organization_id,
+        "events": len(report.event_ids),
+        "inserted": count("created", 0),
+        "updated": count("updated", 0),
+        "deleted": count("deleted", 0),
+        "unchanged": count("unchanged", 0),
+        "median lag (s)": round(report.median, 3),
+        "slowest lag (s)": round(report.slowest, 3),
+        "event ids": json.dumps(list(report.event_ids[:MOST_IDS_TOLD])),
+    }
+    if report.run_id != run_id:
+        told["merged by run"] = report.run_id
+    return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedRun:
+    """A run of the drain's job that Dagster does not call finished; `age` in seconds."""
+
+    run_id: str
+    status: DagsterRunStatus
+    age: float
+
+
+def successor_wanted(
+    live: Sequence[LiveDrain], runs: Sequence[StartedRun], *, work: bool, most: float
+) -> bool:
+    """Whether a drain must be requested now.
+
+    One is coming that is queued, or was requested a moment ago; one is there that has a session,
+    and is replaced from shortly before its end.
+    """
+    sessions = {each.run_id for each in live}
+    coming = [
+        run
+        for run in runs
+        if run.run_id not in sessions
+        and (run.status in WAITING_STATUSES or run.age < STARTS_WITHIN)
+    ]
+    handover = most - min(HANDOVER_SECONDS, most / 2)
+    staying = [each for each in live if each.age < handover]
+    return not coming and not staying and (work or bool(live))
+
+
+WAITING_STATUSES = (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED)
+RUNNING_STATUSES = (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
+
+
+def without_session(live: Sequence[LiveDrain], runs: Sequence[StartedRun]) -> set[str]:
+    """Runs that Dagster takes for running and that have no session, though they had the time."""
+    sessions = {each.run_id for each in live}
+    return {
+        run.run_id
+        for run in runs
+        if run.status in RUNNING_STATUSES
+        and run.age >= STARTS_WITHIN
+        and run.run_id not in sessions
+    }
+
+
+@sensor(
+    job=apply_webhooks,
+    minimum_interval_seconds=1,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Listens to the inbox and keeps one drain alive while there is something to do.",
+)
+def webhook_sensor(context: SensorEvaluationContext, shopsync: ShopsyncResource) -> SensorResult:
+    suspects = json.loads(context.cursor or "{}")
+    with shopsync.connection() as conn:
+        wanted, suspects = watch(conn, context.instance, suspects, seconds=LISTEN_SECONDS)
+    return SensorResult(
+        run_requests=[RunRequest()] if wanted else [],
+        skip_reason=None if wanted else "Nothing to do, or a drain is at it.",
+        cursor=json.dumps(suspects),
+    )
+
+
+def watch(
+    conn: Conn, instance: DagsterInstance, suspects: Mapping[str, float], *, seconds: float
+) -> tuple[bool, dict[str, float]]:
+    """Whether a drain is wanted, as soon as one is, at the latest after `seconds`; and the runs
+    that look dead, with the moment (seconds since the epoch) at which each was first seen so."""
+    locks.listen(conn)
+    most = Settings.from_env().webhook_drain_max_seconds
+    deadline = time.monotonic() + seconds
+    while True:
+        live = locks.live_drains(conn)
+        runs = _started_runs(conn, instance)
+        suspects = _cancel_dead(instance, without_session(live, runs), suspects)
+        work = bool(inbox.ready(conn, ALWAYS))
+        if successor_wanted(live, runs, work=work, most=most):
+            return True, dict(suspects)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False, dict(suspects)
+        if live:
+            time.sleep(min(left, LOOK_SECONDS))  # its own NOTIFYs need nobody else
+        else:
+            locks.heard(conn, min(left, LOOK_SECONDS))
+
+
+def _started_runs(conn: Conn, instance: DagsterInstance) -> list[StartedRun]:
+    now = clock(conn)
+    unfinished = [*WAITING_STATUSES, DagsterRunStatus.STARTING, *RUNNING_STATUSES]
+    records = instance.get_run_records(
+        RunsFilter(job_name=apply_webhooks.name, statuses=unfinished)
+    )
+    return [
+        StartedRun(
+            run_id=record.dagster_run.run_id,
+            status=record.dagster_run.status,
+            age=(now - record.create_timestamp).total_seconds(),
+        )
+        for record in records
+    ]
+
+
+def _cancel_dead(
+    instance: DagsterInstance, dead: set[str], suspects: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Free the slot of a run that is seen dead twice; its claims end with their lease."""
+    now = time.time()
+    kept = {run_id: suspects.get(run_id, now) for run_id in dead}
+    for run_id in [run_id for run_id, since in kept.items() if now - since >= DEAD_AFTER]:
+        run = instance.get_run_by_id(run_id)
+        if run is not None:
+            instance.report_run_canceled(run, "It holds no session in Postgres: its process died.")
+        del kept[run_id]
+    return kept

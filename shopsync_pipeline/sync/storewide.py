@@ -1,0 +1,145 @@
+"""Webhooks about the store itself and about people's rights: one handler a topic.
+
+Those that destroy are no hints: nothing can be read again to confirm a redaction. So besides the
+body's own shape and shop (shopify.webhooks) each has a condition of its own, and one that does not
+hold makes a dead letter and tells the operator.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from shopsync_pipeline.db import customers, data_requests, inbox, integrations
+from shopsync_pipeline.db.engine import Conn, transact
+from shopsync_pipeline.db.inbox import Delay, Ending
+from shopsync_pipeline.errors import (
+    BadBody,
+    IntegrationInactive,
+    NeedsReauth,
+    RetryableError,
+    StoreTrouble,
+)
+from shopsync_pipeline.models import Integration, WebhookEvent
+from shopsync_pipeline.shopify.client import Waits
+from shopsync_pipeline.shopify.webhooks import COMPLIANCE_TOPICS, Hint, hint_of
+from shopsync_pipeline.sync.pull import PullResult, probe
+from shopsync_pipeline.sync.store import Store
+
+log = logging.getLogger(__name__)
+
+ALWAYS = COMPLIANCE_TOPICS | {"app/uninstalled", "app/scopes_update"}
+"""Topics that are worked on also while the store is inactive or put off."""
+
+PROBE_AGAIN = timedelta(minutes=5)
+
+
+class StoreEvents:
+    """Settles what is not about one customer's content, in the name of one run."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+
+    def process(self, event: WebhookEvent, hint: Hint) -> Waits[None]:
+        """Raises a ShopifyError where the store must be asked and does not answer."""
+        if event.topic in COMPLIANCE_TOPICS:
+            obey = OBEYED[event.topic]
+            self._transact(lambda conn: obey(self, conn, event, hint))
+        elif event.topic == "app/uninstalled":
+            yield from self._uninstalled(event)
+        else:
+            yield from self._refreshed(event)
+
+    def _uninstalled(self, event: WebhookEvent) -> Waits[None]:
+        """It counts only when the token is refused: the headers are unsigned, and the app may have
+        been installed again since."""
+        try:
+            yield from self._store.ask("StoreProbe", {})
+        except (NeedsReauth, IntegrationInactive):
+            self._transact(lambda conn: self._deactivate(conn, event))
+        except (RetryableError, StoreTrouble):
+            again = Delay(event_id=event.id, customer_id=None, wait=PROBE_AGAIN, note="no answer")
+            self._transact(lambda conn: inbox.postpone(conn, self._run_id, [again]))
+        else:
+            why = "app/uninstalled, but the store still accepts the token"
+            self._transact(lambda conn: self._refuse(conn, event, why))
+
+    def _deactivate(self, conn: Conn, event: WebhookEvent) -> None:
+        integrations.lock(conn, event.integration_id)
+        integrations.deactivate(conn, event.integration_id)
+        self._end(conn, event, "uninstalled")
+
+    def _refreshed(self, event: WebhookEvent) -> Waits[None]:
+        """What the store says of itself now; new scopes may have mended its trouble."""
+        self._transact(lambda conn: integrations.free(conn, event.integration_id))
+        yield from probe(self._store, PullResult())
+        self._transact(lambda conn: self._end(conn, event, "refreshed"))
+
+    def _requested(self, conn: Conn, event: WebhookEvent, hint: Hint) -> None:
+        if hint.customer_id is not None and hint.request_id is not None:  # else filed long ago
+            data_requests.file(conn, event, hint.request_id, hint.customer_id)
+        self._end(conn, event, "filed", hint.customer_id)
+
+    def _redacted(self, conn: Conn, event: WebhookEvent, hint: Hint) -> None:
+        assert hint.customer_id is not None
+        integration = integrations.lock(conn, event.integration_id)
+        customers.redact(conn, integration, hint.customer_id, self._run_id)
+        self._erase_bodies(conn, integration, hint.customer_id)
+        self._end(conn, event, "redacted", hint.customer_id)
+
+    def _erase_bodies(self, conn: Conn, integration: Integration, customer_id: int) -> None:
+        """A body that holds the number and is still to be worked on goes only where it is about
+        this person; then the person is read by id."""
+        named = [
+            event_id
+            for event_id, status, topic, body in inbox.naming(conn, integration.id, customer_id)
+            if status not in ("pending", "claimed")
+            or _is_about(topic, integration.shop, body, customer_id)
+        ]
+        inbox.erase_bodies(conn, named, customer_id)
+
+    def _shop_redacted(self, conn: Conn, event: WebhookEvent, hint: Hint) -> None:
+        integration = integrations.lock(conn, event.integration_id)
+        if integration.is_active:
+            self._refuse(conn, event, "shop/redact, but the store is connected")
+            return
+        customers.remove_store(conn, integration)
+        inbox.erase_all_bodies(conn, integration.id)
+        data_requests.remove(conn, integration.id)
+        integrations.forget_signing_secrets(conn, integration.id)
+        self._end(conn, event, "redacted")
+
+    def _refuse(self, conn: Conn, event: WebhookEvent, why: str) -> None:
+        """A dead letter, and the operator is told."""
+        inbox.fail(conn, self._run_id, {event.id: why}, for_good=True)
+        log.error(
+            "[Shopify Customer Webhook] Refused for %s (%s): %s. See: shopsync webhooks dead",
+            event.organization_id,
+            event.shop,
+            why,
+        )
+
+    def _end(
+        self, conn: Conn, event: WebhookEvent, outcome: str, customer_id: int | None = None
+    ) -> None:
+        end = Ending(event_id=event.id, outcome=outcome, customer_id=customer_id)
+        inbox.settle(conn, self._run_id, [end])
+
+    def _transact(self, work: Callable[[Conn], None]) -> None:
+        transact(self._store.pool, work)
+
+
+Obey = Callable[[StoreEvents, Conn, WebhookEvent, Hint], None]
+OBEYED: Mapping[str, Obey] = {
+    "customers/data_request": StoreEvents._requested,
+    "customers/redact": StoreEvents._redacted,
+    "shop/redact": StoreEvents._shop_redacted,
+}
+
+
+def _is_about(topic: str, shop: str, body: bytes, customer_id: int) -> bool:
+    try:
+        hint = hint_of(topic, shop, body)
+    except BadBody:
+        return True  # it becomes a dead letter; what it holds of the person goes now
+    return customer_id in (hint.customer_id, hint.kept_id)

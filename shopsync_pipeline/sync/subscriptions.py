@@ -1,0 +1,308 @@
+"""Turn real-time sync of stores on, keep it on, turn it off: their webhook subscriptions.
+
+Each store is listed, planned and changed under a lock of its shop, so that two runs never do it at
+once. Whatever Shopify refused is looked at again before it counts: a mutation whose answer was
+lost is sent twice, and the second is refused for what the first has done.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from shopsync_pipeline.db import integrations, requests
+from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.errors import (
+    IntegrationInactive,
+    NeedsScope,
+    PagingStuck,
+    ShopifyError,
+    ShopsyncError,
+    StoreTrouble,
+    next_try,
+)
+from shopsync_pipeline.models import Integration
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.shopify.client import Reply, Waits
+from shopsync_pipeline.shopify.subscriptions import (
+    Change,
+    Receiver,
+    Subscription,
+    cannot_reach,
+    lacking,
+    plan,
+    refusal_of,
+    subscriptions_of,
+    wanted_of,
+)
+from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
+from shopsync_pipeline.sync.organizations import (
+    LOCK_POLL_SECONDS,
+    Engine,
+    by_organization,
+    open_store,
+)
+from shopsync_pipeline.sync.store import Store, scopes_of
+
+log = logging.getLogger(__name__)
+
+PAGE_SIZE = 250
+
+Action = Literal["enable", "check", "disable"]
+
+
+@dataclass(kw_only=True)
+class Settlement:
+    """What was found and done in one store. `topics` are those that are subscribed in the end;
+    `lacking` those for which the app has not the scope that is named."""
+
+    topics: list[str] = field(default_factory=list)
+    lacking: dict[str, str] = field(default_factory=dict)
+    done: list[Change] = field(default_factory=list)
+    requests: int = 0
+
+    def topics_of(self, kind: str) -> list[str]:
+        """The topics whose subscriptions were changed: `create`, `update` or `remove`."""
+        return [change.topic for change in self.done if change.kind == kind]
+
+    def count(self, reply: Reply) -> Reply:
+        self.requests += reply.tries
+        return reply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreSubscriptions:
+    """`off` has no real-time sync, or none any more; `put_off` is in the trouble that `note`
+    tells; `no_address` would not get webhooks, since APP_URL is not public; `left` was
+    disconnected meanwhile."""
+
+    integration: Integration
+    state: Literal["on", "off", "put_off", "no_address", "left", "failed"]
+    result: Settlement = field(default_factory=Settlement)
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrganizationSubscriptions:
+    """All active stores of one organization, possibly none."""
+
+    organization_id: str
+    stores: tuple[StoreSubscriptions, ...]
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return self.notes("failed")
+
+    @property
+    def changed(self) -> bool:
+        return any(store.result.done for store in self.stores)
+
+    def notes(self, state: str) -> tuple[str, ...]:
+        return tuple(s.note or s.state for s in self.stores if s.state == state)
+
+
+def receiver_of(settings: Settings) -> Receiver | str:
+    """Where webhooks shall go, or why they cannot."""
+    simulated = settings.shopify_endpoint != Settings.shopify_endpoint
+    problem = cannot_reach(settings.app_url, simulated=simulated)
+    return problem or Receiver.at(str(settings.app_url))
+
+
+def settle_subscriptions(
+    engine: Engine, organizations: Iterable[str], action: Action
+) -> Iterator[OrganizationSubscriptions]:
+    """Yield each organization once, as its last store ends.
+
+    `enable` makes what is missing, and so does `check`, but only where real-time sync is on and
+    the store is not put off. `disable` removes what is ours.
+    """
+    for organization, stores in by_organization(
+        engine, organizations, lambda store: _one_at_a_time(engine, store, action), _faulty
+    ):
+        yield OrganizationSubscriptions(organization_id=organization, stores=stores)
+
+
+def _faulty(integration: Integration, told: str) -> StoreSubscriptions:
+    return StoreSubscriptions(integration=integration, state="failed", note=told)
+
+
+def _one_at_a_time(
+    engine: Engine, integration: Integration, action: Action
+) -> Waits[StoreSubscriptions]:
+    """Under a lock of the shop, which is not the pull's: a long pull holds up no webhook."""
+    lock = f"webhook subscriptions of {integration.shop}"
+    while not engine.locks.try_lock(lock):
+        yield LOCK_POLL_SECONDS
+    try:
+        return (yield from _store(engine, integration.id, action))
+    finally:
+        engine.locks.unlock(lock)
+
+
+def _store(engine: Engine, integration_id: str, action: Action) -> Waits[StoreSubscriptions]:
+    """As it is now, under the lock: it may have left, or been turned off meanwhile."""
+    integration, since, now = transact(engine.pool, lambda conn: _again(conn, integration_id))
+    if not integration.is_active:
+        return StoreSubscriptions(integration=integration, state="left")
+    if action == "check" and since is None:
+        return StoreSubscriptions(integration=integration, state="off")
+    if action == "check" and integration.retry_at is not None and integration.retry_at > now:
+        told = f"{integration.organization_id}: {integration.last_error}"
+        return StoreSubscriptions(integration=integration, state="put_off", note=told)
+    if action == "disable":
+        # First, so that no check puts back what a disable that fails half way has removed.
+        transact(engine.pool, lambda conn: integrations.end_realtime(conn, integration_id))
+    receiver = receiver_of(engine.settings)
+    if isinstance(receiver, Receiver):
+        return (yield from _attempted(engine, integration, receiver, action))
+    told = f"{integration.organization_id}, {integration.shop}: {receiver}"
+    log.warning("[Shopify Customer Webhook] %s", told)
+    return StoreSubscriptions(integration=integration, state="no_address", note=told)
+
+
+def _again(conn: Conn, integration_id: str) -> tuple[Integration, datetime | None, datetime]:
+    since = integrations.realtime_since(conn, integration_id)
+    return integrations.get(conn, integration_id), since, clock(conn)
+
+
+def _attempted(
+    engine: Engine, integration: Integration, receiver: Receiver, action: Action
+) -> Waits[StoreSubscriptions]:
+    """An expected trouble is recorded and returned, not raised."""
+    result = Settlement()
+    turn = _turned_off if action == "disable" else _turned_on
+    try:
+        with open_store(engine, integration) as store:
+            yield from turn(store, receiver, result)
+    except IntegrationInactive:
+        return StoreSubscriptions(integration=integration, state="left", result=result)
+    except ShopsyncError as error:
+        return _failed(engine, integration, result, error)
+    finally:
+        _tell(engine, integration, result)
+    if action == "disable":
+        return StoreSubscriptions(integration=integration, state="off", result=result)
+    transact(engine.pool, lambda conn: integrations.begin_realtime(conn, integration.id))
+    return StoreSubscriptions(integration=integration, state="on", result=result)
+
+
+def _turned_on(store: Store, receiver: Receiver, result: Settlement) -> Waits[None]:
+    """Raises NeedsScope where customers may not be read: Shopify has then dropped their topics."""
+
+    def planned(found: list[Subscription], scopes: list[str]) -> list[Change]:
+        result.lacking = lacking(scopes)
+        missing = sorted(REQUIRED_SCOPES & set(result.lacking.values()))
+        if missing:
+            raise NeedsScope(store.integration.shop, f"the app lacks {', '.join(missing)}")
+        wanted = wanted_of(scopes, receiver)
+        result.topics = [want.topic for want in wanted]
+        return plan(wanted, found, receiver)
+
+    yield from _settled(store, planned, result)
+
+
+def _turned_off(store: Store, receiver: Receiver, result: Settlement) -> Waits[None]:
+    """Leaves them where another organization's real-time sync of the store lives on them."""
+    others = read(
+        store.pool, lambda conn: integrations.sharing_subscriptions(conn, store.integration.id)
+    )
+    if not others:
+        yield from _settled(store, lambda found, _: plan([], found, receiver), result)
+
+
+def _settled(
+    store: Store,
+    planned: Callable[[list[Subscription], list[str]], list[Change]],
+    result: Settlement,
+) -> Waits[None]:
+    """Raises the first refusal that stands after all has been listed and planned again."""
+    refused: dict[Change, ShopifyError] = {}
+    for last in (False, True):
+        changes = planned(*(yield from _listed(store, result)))
+        result.done += [change for change in refused if change not in changes]
+        refused = yield from _carried_out(store, changes, result)
+        if not refused:
+            return
+        if last:
+            raise next(iter(refused.values()))
+
+
+def _listed(store: Store, result: Settlement) -> Waits[tuple[list[Subscription], list[str]]]:
+    """All subscriptions that this app has in the store, and the scopes that it is granted."""
+    found: list[Subscription] = []
+    seen: set[str | None] = {None}
+    cursor = None
+    while True:
+        variables = {"first": PAGE_SIZE, "after": cursor}
+        reply = result.count((yield from store.ask("WebhookSubscriptions", variables)))
+        page = reply.answer.data["webhookSubscriptions"]
+        found += subscriptions_of(page["nodes"])
+        if not page["pageInfo"]["hasNextPage"]:
+            return found, scopes_of(reply.answer.data)
+        cursor = page["pageInfo"]["endCursor"]
+        if cursor in seen:
+            raise PagingStuck(store.integration.shop, "the webhook subscriptions do not end")
+        seen.add(cursor)
+
+
+def _carried_out(
+    store: Store, changes: Iterable[Change], result: Settlement
+) -> Waits[dict[Change, ShopifyError]]:
+    """What Shopify refused; one topic that it refuses keeps back no other."""
+    refused: dict[Change, ShopifyError] = {}
+    for change in changes:
+        reply = result.count((yield from store.change(change.operation, change.variables)))
+        refusal = refusal_of(store.integration.shop, change, reply.answer.data)
+        if refusal is None:
+            result.done.append(change)
+        else:
+            refused[change] = refusal
+        yield 0.0  # let other stores have the worker
+    return refused
+
+
+def _tell(engine: Engine, integration: Integration, result: Settlement) -> None:
+    """Log what was done. Where webhooks were on already and were made again, they were missing
+    for a time: what happened in it is pulled at once, for everybody who lives on them."""
+    if not result.done:
+        return
+    whom = f"{integration.organization_id} ({integration.shop})"
+    did = ", ".join(f"{change.kind} {change.topic}" for change in result.done)
+    log.info("[Shopify Customer Webhook] Subscriptions of %s: %s", whom, did)
+    if result.topics_of("create"):
+        for organization in transact(engine.pool, lambda conn: _filed(conn, integration)):
+            log.warning(
+                "[Shopify Customer Webhook] Webhooks of %s were missing and are made again; a sync "
+                "of %s is filed for what they did not tell",
+                integration.shop,
+                organization,
+            )
+
+
+def _filed(conn: Conn, integration: Integration) -> list[str]:
+    organizations = integrations.sharing_subscriptions(conn, integration.id)
+    for organization in organizations:
+        requests.file(conn, kind="sync", organization_id=organization)
+    return organizations
+
+
+def _failed(
+    engine: Engine, integration: Integration, result: Settlement, error: ShopsyncError
+) -> StoreSubscriptions:
+    """Only what a person must mend at the store puts it off: anything else is no reason to hold
+    back its pull, and the next check tries again."""
+    told = f"{integration.organization_id}: {error}"
+    log.error("[Shopify Customer Webhook] Subscriptions failed for %s", told)
+    if isinstance(error, StoreTrouble):
+        transact(
+            engine.pool,
+            lambda conn: integrations.record_trouble(
+                conn,
+                integration.id,
+                status=error.status,
+                retry_at=next_try(error, clock(conn)),
+                error=str(error),
+            ),
+        )
+    return StoreSubscriptions(integration=integration, state="failed", result=result, note=told)
