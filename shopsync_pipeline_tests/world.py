@@ -3,6 +3,7 @@
 `differences` states independently of the engine what a row must hold.
 """
 
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -217,6 +218,12 @@ def expected(record: dict[str, Any]) -> dict[str, Any]:
         "deletedAt": None,
         "redactedAt": None,
     }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _time(text: str | None) -> datetime | None:

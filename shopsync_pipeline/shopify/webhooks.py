@@ -151,7 +151,8 @@ def _moment_or_none(text: str) -> datetime | None:
 def _customer(body: dict[str, Any], shop: str) -> Hint:
     """GraphQL's id where there is one: the number may have been rounded by a JavaScript client."""
     gid = body.get("admin_graphql_api_id")
-    number = _number(body.get("id"), "id") if gid is None else _from_gid(gid)
+    named = isinstance(gid, str) and gid.startswith("gid://")
+    number = _from_gid(gid) if named else _number(body.get("id"), "id")
     return Hint(customer_id=number, updated_at=_updated_at(body))
 
 
@@ -164,16 +165,25 @@ def _email_consent(body: dict[str, Any], shop: str) -> Hint:
 
 
 def _merge(body: dict[str, Any], shop: str) -> Hint:
-    lost = _from_gid(body.get("admin_graphql_api_customer_deleted_id"))
-    kept = _from_gid(body.get("admin_graphql_api_customer_kept_id"))
-    if body.get("status") != "completed":
+    if not isinstance(body.get("status"), str):
+        raise BadBody("it tells no status of a merge")
+    if body["status"] != "completed":
         return Hint()
-    return Hint(customer_id=lost, kept_id=kept)
+    return Hint(
+        customer_id=_from_gid(body.get("admin_graphql_api_customer_deleted_id")),
+        kept_id=_from_gid(body.get("admin_graphql_api_customer_kept_id")),
+    )
+
+
+def _uninstalled(body: dict[str, Any], shop: str) -> Hint:
+    _number(body.get("id"), "id")
+    _same_shop(body.get("myshopify_domain"), shop)
+    return Hint()
 
 
 def _store(body: dict[str, Any], shop: str) -> Hint:
+    """It destroys nothing: the store is asked, whatever the body holds."""
     _number(body.get("id"), "id")
-    _same_shop(body.get("myshopify_domain"), shop)
     return Hint()
 
 
@@ -215,7 +225,7 @@ READERS: Mapping[str, Callable[[dict[str, Any], str], Hint]] = {
     "customers/purchasing_summary": _customer_of_gid,
     "customer.tags_added": _customer_of_gid,
     "customer.tags_removed": _customer_of_gid,
-    "app/uninstalled": _store,
+    "app/uninstalled": _uninstalled,
     "shop/update": _store,
     "app/scopes_update": _scopes,
     "customers/data_request": _data_request,

@@ -18,7 +18,7 @@ from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.demo_traffic import STORES, DemoStore
 from shopsync_pipeline.local import databases
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline_tests.world import differences, rows_of_organization
+from shopsync_pipeline_tests.world import differences, free_port, rows_of_organization
 
 ROUND_SECONDS = 170
 EQUAL_SECONDS = 30
@@ -33,7 +33,14 @@ def home() -> Iterator[Path]:
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    environ = {**os.environ, "SHOPSYNC_HOME": str(home), "DATABASE_URL": "postgresql://nowhere/x"}
+    """On ports of its own: another test may run a demo at the same time."""
+    environ = {
+        **os.environ,
+        "SHOPSYNC_HOME": str(home),
+        "DATABASE_URL": "postgresql://nowhere/x",
+        "RECEIVER_PORT": str(free_port()),
+        "DAGSTER_WEBSERVER_PORT": str(free_port()),
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "shopsync_pipeline.cli", "demo", *arguments],
         env=environ,

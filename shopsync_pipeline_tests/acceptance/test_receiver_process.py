@@ -24,12 +24,7 @@ from shopsync_pipeline_tests.integration.test_receiver import (
     environ_of,
     signature,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from shopsync_pipeline_tests.world import free_port
 
 
 def started(environ: dict[str, str], cwd: Path) -> subprocess.Popen[str]:

@@ -219,9 +219,7 @@ def topic_of(payload: Path) -> str:
 
 NO_HINT = {
     "2026-04__bulk_operations_finish": "a topic of its own, which nobody handles",
-    "2025-04__customers_exemplar_anonymized_production": "its gid is a placeholder",
     "2026-04__app_uninstalled": "a placeholder: its myshopify_domain is null",
-    "2026-04__shop_update": "a placeholder: its myshopify_domain is null",
 }
 ABOUT_NO_CUSTOMER = {"app/uninstalled", "app/scopes_update", "shop/update", "shop/redact"}
 
@@ -330,7 +328,6 @@ HOSTILE = [
     b'{"id": 7, "updated_at": "9999-12-31T23:59:59.9999Z"}',
     b'{"id": 7, "note": "\\ud800"}',
     b'{"id": 7, "note": "\xed\xa0\x80"}',
-    b'{"id": 7, "admin_graphql_api_id": 7}',
     b'{"id": 7, "admin_graphql_api_id": "gid://shopify/Order/7"}',
     b'{"id": 7, "admin_graphql_api_id": "gid://shopify/Customer/99999999999999999999"}',
     b'{"id": 7, "admin_graphql_api_id": "gid://shopify/Customer/7\\n"}',
@@ -350,7 +347,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:24]))
 def test_a_hostile_body_is_a_bad_body_that_quotes_nothing(body: bytes) -> None:
-    for topic in HANDLED:
+    for topic in HANDLED - {"shop/update"}:  # of which nothing but the topic is used
         with pytest.raises(BadBody) as caught:
             hint_of(topic, SHOP, body)
         assert len(str(caught.value)) < 80
