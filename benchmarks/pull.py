@@ -8,27 +8,22 @@
 
 import json
 import os
-import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
-import psycopg
 import requests as http
 from cryptography.fernet import Fernet
 
-from shopsync_pipeline.db import customers, integrations, roles, schema
+from benchmarks.stage import database, machine, make_store, simulator
+from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, connect
-from shopsync_pipeline.db.server import embedded_server
 from shopsync_pipeline.models import CUSTOMER_COLUMNS, Credentials, CustomerRow, Integration, Read
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
@@ -42,25 +37,23 @@ SHOP = "bench.myshopify.com"
 ROWS = 20_000
 PAIRS = 5
 AIM_MICROSECONDS = 80.0
-FREE = {"restoreRate": 1_000_000.0, "maximumAvailable": 1_000_000.0}
-"""Points without end: what is measured is the machine, not Shopify's patience."""
 
 
 def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         folder.chmod(0o755)
-        url = stack.enter_context(_database(folder))
-        simulator = stack.enter_context(_simulator())
-        token = _store(simulator)
+        url = stack.enter_context(database(folder))
+        simulated = stack.enter_context(simulator())
+        token = str(make_store(simulated, SHOP, ROWS)["accessToken"])
         os.environ |= {
             "SHOPSYNC_HOME": str(folder),
             "DATABASE_URL": url,
             "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
-            "SHOPIFY_ENDPOINT": f"{simulator}/{{shop}}",
+            "SHOPIFY_ENDPOINT": f"{simulated}/{{shop}}",
         }
-        print(_machine())
-        rows = rows_of(_records(simulator, token))
+        print(machine())
+        rows = rows_of(_records(simulated, token))
         print(json.dumps(_merge_against_copy(url, rows)))
         print(json.dumps(_pull_cpu(token)))
 
@@ -145,40 +138,9 @@ def _timed(work: Any) -> float:
     return time.perf_counter() - began
 
 
-@contextmanager
-def _database(folder: Path) -> Iterator[str]:
-    with embedded_server(folder / "postgres") as server:
-        with psycopg.connect(server.url(), autocommit=True) as conn:
-            roles.create_owner(conn, name="shopsync", password="bench")
-        url = f"postgresql://shopsync:bench@{server.host}:{server.port}/shopsync"
-        schema.upgrade(url)
-        yield url
-
-
-@contextmanager
-def _simulator() -> Iterator[str]:
-    command = [sys.executable, "-m", "shopify_simulator", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
-
-
-def _store(simulator: str) -> str:
-    made = http.post(
-        f"{simulator}/_control/stores",
-        json={"shop": SHOP, "customers": ROWS, "seed": 1, "settings": FREE},
-        timeout=60,
-    )
-    made.raise_for_status()
-    return str(made.json()["accessToken"])
-
-
-def _records(simulator: str, token: str) -> list[dict[str, Any]]:
+def _records(simulated: str, token: str) -> list[dict[str, Any]]:
     """All customers, as the page document gives them."""
-    url = f"{simulator}/{SHOP}/admin/api/2026-10/graphql.json"
+    url = f"{simulated}/{SHOP}/admin/api/2026-10/graphql.json"
     found: list[dict[str, Any]] = []
     after = None
     while True:
@@ -190,13 +152,6 @@ def _records(simulator: str, token: str) -> list[dict[str, Any]]:
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             return found
-
-
-def _machine() -> str:
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
-    )
 
 
 if __name__ == "__main__":

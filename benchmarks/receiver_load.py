@@ -1,10 +1,12 @@
-"""What the receiver takes: signed deliveries at a steady rate, then many at once, over loopback.
+"""What the receiver takes: signed deliveries at a steady rate, then many at once, over loopback,
+with the drain working beside it.
 
     python -m benchmarks.receiver_load [--seconds 60] [--rate 200] [--burst 1000]
 
-The receiver and Postgres are processes of their own, with the settings they have in use; the load
-comes from this one. A delivery's time is counted from the moment it was due, so that a receiver
-that falls behind cannot hide it. Ends with an error where an answer was not 2xx or a row is lost.
+The receiver, the drain, the simulated store (which answers in 50 ms) and Postgres are processes of
+their own, with the settings they have in use; the load comes from this one. A delivery's time is
+counted from the moment it was due, so that a receiver that falls behind cannot hide it. Ends with
+an error where an answer was not 2xx, a row is lost, or an event is not done in the end.
 """
 
 import argparse
@@ -14,7 +16,6 @@ import hashlib
 import hmac
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,13 +29,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psycopg
 from cryptography.fernet import Fernet
 
-from shopsync_pipeline.db import inbox, integrations, roles, schema
+from benchmarks.stage import customers_of, database, machine, make_store, simulator
+from shopsync_pipeline.db import inbox
 from shopsync_pipeline.db.engine import connect
-from shopsync_pipeline.db.server import embedded_server
+from shopsync_pipeline.models import Credentials
+from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.webhooks import delivery_of
+from shopsync_pipeline.sync.connect import connect_store
+from shopsync_pipeline.sync.organizations import open_engine
 
 SHOP = "bench.myshopify.com"
 SECRET = "bench-secret"
@@ -42,6 +46,11 @@ PORT = 3999
 AIM_P99_MILLISECONDS = 100.0
 AIM_BURST_SECONDS = 5.0
 BARE_ROWS = 1000
+CUSTOMERS = 2000
+PLUS = {"restoreRate": 2000.0, "maximumAvailable": 40_000.0}
+"""Shopify Plus: reading 200 customers a second by id takes 1,000 points a second."""
+
+DRAIN_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,8 @@ class Stage:
     integration_id: str
     receiver_port: int
     receiver_pid: int
+    drain_pid: int
+    customers: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +80,32 @@ def main() -> None:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         folder.chmod(0o755)
         stage = stack.enter_context(staged(folder))
-        print(_machine())
+        print(machine())
         bare = _bare_inserts(stage)
         asyncio.run(steady(stage, "warm", rate=50, seconds=1))
         figures = [
             _measured(stage, "steady", options.rate, options.seconds, bare),
             _measured_burst(stage, options.burst, bare),
         ]
+        left = _drained(stage)
     for figure in figures:
         print(json.dumps(figure))
-    if any(figure["not 2xx"] or figure["rows lost"] for figure in figures):
-        sys.exit("An answer was not 2xx, or a row is lost.")
+    if left or any(figure["not 2xx"] or figure["rows lost"] for figure in figures):
+        sys.exit(f"An answer was not 2xx, a row is lost, or not done ({left}).")
+
+
+def _drained(stage: Stage) -> int:
+    """How many events are not done, once the drain had the time."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    with connect(stage.database_url) as conn:
+        while True:
+            row = conn.execute(
+                """SELECT count(*) FILTER (WHERE "status" <> 'done') FROM webhook_events"""
+            ).fetchone()
+            left = int(row[0]) if row else 0
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.2)
 
 
 def _options() -> argparse.Namespace:
@@ -91,14 +117,17 @@ def _options() -> argparse.Namespace:
 
 
 def _measured(stage: Stage, name: str, rate: int, seconds: int, bare: float) -> dict[str, Any]:
-    before = _cpu(stage.receiver_pid)
+    before = _cpu(stage.receiver_pid), _cpu(stage.drain_pid)
     answers = asyncio.run(steady(stage, name, rate=rate, seconds=seconds))
-    used = (_cpu(stage.receiver_pid) - before) / len(answers)
+    used = (_cpu(stage.receiver_pid) - before[0]) / len(answers)
+    drained = (_cpu(stage.drain_pid) - before[1]) / len(answers)
     times = _milliseconds(answers)
     return {
         "what": f"{rate} deliveries a second for {seconds} s",
         **_outcome(stage, answers),
+        **_lag(stage, name),
         "CPU of the receiver, ms a delivery": round(used * 1e3, 2),
+        "CPU of the drain, ms a delivery": round(drained * 1e3, 2),
         "p50 / a bare INSERT": round(times[len(times) // 2] / bare, 1),
         "p99 / aim": round(_quantile(times, 0.99) / AIM_P99_MILLISECONDS, 2),
     }
@@ -130,6 +159,21 @@ def _outcome(stage: Stage, answers: Sequence[Answer]) -> dict[str, Any]:
         "ms p99": round(_quantile(times, 0.99), 1),
         "ms max": round(times[-1], 1),
     }
+
+
+def _lag(stage: Stage, name: str) -> dict[str, Any]:
+    """From the stored delivery to its row, in ms, of those that are done."""
+    with connect(stage.database_url) as conn:
+        row = conn.execute(
+            """
+            SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (
+              ORDER BY extract(epoch FROM "processedAt" - "receivedAt") * 1000)
+            FROM webhook_events WHERE "status" = 'done' AND starts_with("webhookId", %s)
+            """,
+            [name],
+        ).fetchone()
+    middle, high = row[0] if row and row[0] else (0.0, 0.0)
+    return {"to the row, ms p50": round(middle), "to the row, ms p99": round(high)}
 
 
 def _milliseconds(answers: Sequence[Answer]) -> list[float]:
@@ -173,7 +217,7 @@ async def _deliver(stage: Stage, idle: list[Line], webhook_id: str, due: float) 
     status = 0
     try:
         line = await _line(stage, idle)
-        line[1].write(_request(webhook_id))
+        line[1].write(_request(stage, webhook_id))
         head = await line[0].readuntil(b"\r\n\r\n")
         await line[0].readuntil(b"}")
         status = int(head.split()[1])
@@ -192,14 +236,15 @@ async def _line(stage: Stage, idle: list[Line]) -> Line:
     return await asyncio.open_connection("127.0.0.1", stage.receiver_port)
 
 
-def _body(webhook_id: str) -> bytes:
-    """As Shopify sends it with the subscription's includeFields."""
-    number = int(hashlib.sha256(webhook_id.encode()).hexdigest()[:12], 16)
+def _body(stage: Stage, webhook_id: str) -> bytes:
+    """As Shopify sends it with the subscription's includeFields, about one of its customers."""
+    digest = hashlib.sha256(webhook_id.encode()).digest()
+    customer = stage.customers[int.from_bytes(digest[:4], "big") % len(stage.customers)]
     return json.dumps(
         {
-            "id": number,
-            "admin_graphql_api_id": f"gid://shopify/Customer/{number}",
-            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "id": int(customer["legacyResourceId"]),
+            "admin_graphql_api_id": customer["id"],
+            "updated_at": customer["updatedAt"],
         }
     ).encode()
 
@@ -219,8 +264,8 @@ def _headers(webhook_id: str, body: bytes) -> dict[str, str]:
     }
 
 
-def _request(webhook_id: str) -> bytes:
-    body = _body(webhook_id)
+def _request(stage: Stage, webhook_id: str) -> bytes:
+    body = _body(stage, webhook_id)
     lines = [f"{name}: {value}" for name, value in _headers(webhook_id, body).items()]
     head = "\r\n".join(["POST /api/webhooks/shopify HTTP/1.1", *lines, "", ""])
     return head.encode() + body
@@ -234,7 +279,7 @@ def _bare_inserts(stage: Stage) -> float:
     times = []
     with connect(stage.database_url) as conn:
         for number in range(BARE_ROWS):
-            body = _body(f"bare-{number}")
+            body = _body(stage, f"bare-{number}")
             headers = _headers(f"bare-{number}", body).items()
             delivery = delivery_of([(k.encode(), v.encode()) for k, v in headers], body)
             began = time.perf_counter()
@@ -245,52 +290,70 @@ def _bare_inserts(stage: Stage) -> float:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Stage]:
-    with embedded_server(folder / "postgres") as server:
-        with psycopg.connect(server.url(), autocommit=True) as admin:
-            roles.create_owner(admin, name="shopsync", password="bench")
-        url = f"postgresql://shopsync:bench@{server.host}:{server.port}/shopsync"
-        schema.upgrade(url)
-        with connect(url) as conn:
-            store = integrations.connect(
-                conn, organization_id="bench", shop=SHOP, name="Bench", shop_id=1
-            )
-        with _receiver(folder, url) as process:
-            yield Stage(
-                database_url=url,
-                integration_id=store.id,
-                receiver_port=PORT,
-                receiver_pid=process.pid,
-            )
+    with ExitStack() as stack:
+        url = stack.enter_context(database(folder))
+        simulated = stack.enter_context(simulator(latency_ms=50))
+        store = make_store(simulated, SHOP, CUSTOMERS, **PLUS)
+        environ = {
+            "SHOPSYNC_HOME": str(folder),
+            "DATABASE_URL": url,
+            "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+            "SHOPIFY_WEBHOOK_SECRET": SECRET,
+            "SHOPIFY_ENDPOINT": f"{simulated}/{{shop}}",
+            "RECEIVER_PORT": str(PORT),
+        }
+        integration_id = _connected(Settings.from_env(environ), store)
+        receiver = stack.enter_context(_process(folder, RECEIVER, environ, "listening on"))
+        drains = stack.enter_context(_process(folder, DRAIN, environ, "draining"))
+        yield Stage(
+            database_url=url,
+            integration_id=integration_id,
+            receiver_port=PORT,
+            receiver_pid=receiver,
+            drain_pid=drains,
+            customers=customers_of(simulated, SHOP),
+        )
+
+
+RECEIVER = ("-m", "webhook_receiver")
+DRAIN = (
+    "-c",
+    """
+from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.sync.drain import DrainOrder, drain
+from shopsync_pipeline.sync.organizations import open_engine
+print("draining", flush=True)
+with open_engine(Settings.from_env()) as engine:
+    for _ in drain(engine, DrainOrder(run_id="bench", linger=None, most=1e6)):
+        pass
+""",
+)
+
+
+def _connected(settings: Settings, store: dict[str, Any]) -> str:
+    with open_engine(settings) as engine:
+        held = Credentials(access_token=store["accessToken"])
+        return connect_store(engine, organization_id="bench", shop=SHOP, held=held).id
 
 
 @contextmanager
-def _receiver(folder: Path, url: str) -> Iterator[subprocess.Popen[str]]:
-    environ = os.environ | {
-        "SHOPSYNC_HOME": str(folder),
-        "DATABASE_URL": url,
-        "RECEIVER_DATABASE_URL": "",
-        "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
-        "SHOPIFY_WEBHOOK_SECRET": SECRET,
-        "RECEIVER_PORT": str(PORT),
-    }
+def _process(
+    folder: Path, arguments: Sequence[str], environ: dict[str, str], ready: str
+) -> Iterator[int]:
+    """The pid of a process that has printed `ready`."""
+    path = folder / f"{len(list(folder.glob('*.out')))}.out"
     with (
-        (folder / "receiver.out").open("w+") as out,
-        subprocess.Popen(
-            [sys.executable, "-m", "webhook_receiver"], env=environ, stdout=out, text=True
-        ) as process,
+        path.open("w+") as out,
+        subprocess.Popen([sys.executable, *arguments], env=os.environ | environ, stdout=out) as it,
     ):
         try:
-            _wait_for(folder / "receiver.out", process)
-            yield process
+            while ready not in path.read_text():
+                if it.poll() is not None:
+                    sys.exit(f"{arguments} ended with code {it.returncode}.")
+                time.sleep(0.05)
+            yield it.pid
         finally:
-            process.terminate()
-
-
-def _wait_for(out: Path, process: subprocess.Popen[str]) -> None:
-    while "receiver listening on" not in out.read_text():
-        if process.poll() is not None:
-            sys.exit(f"The receiver ended with code {process.returncode}.")
-        time.sleep(0.05)
+            it.terminate()
 
 
 def _cpu(pid: int) -> float:
@@ -300,13 +363,6 @@ def _cpu(pid: int) -> float:
         return 0.0
     fields = stat.read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _machine() -> str:
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
-    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ filter and the metafields are kept and shown, but every delivery goes out as if 
 """
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from shopify_simulator.sample import Row
 from shopify_simulator.topics import header_of, may_subscribe
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,50}")
 GID = "gid://shopify/WebhookSubscription/"
 BLANK: Row = {
     "name": None,
@@ -77,8 +79,19 @@ class Subscriptions:
         others = (each for each in self._rows.values() if each["id"] != row["id"])
         if any((each["topic"], each["uri"]) == (topic, uri) for each in others):
             raise UserError([*at, "uri"], "Address for this topic has already been taken")
+        self._check_name(row)
         self._rows[number] = row
         return row
+
+    def _check_name(self, row: Row) -> None:
+        """Unique in the shop, short and plain (Shopify's developer changelog, 2026-02-11)."""
+        name, at = row["name"], ["webhookSubscription", "name"]
+        if name is None:
+            return
+        if not NAME.fullmatch(name):
+            raise UserError(at, "Name is invalid")
+        if any(each["name"] == name and each["id"] != row["id"] for each in self._rows.values()):
+            raise UserError(at, "Name has already been taken")
 
     def _known(self, gid: str) -> int:
         number = str(gid).removeprefix(GID)

@@ -140,3 +140,16 @@ def signers(conn: Conn, shop: str) -> list[Signer]:
         Signer(integration_id=row[0], is_active=row[1], secrets=[s for s in row[2:] if s])
         for row in rows
     ]
+
+
+def without_secret(conn: Conn) -> list[tuple[str, str]]:
+    """Organization and shop of active stores with real-time sync and no signing secret of their
+    own."""
+    return conn.execute(
+        """
+        SELECT "organizationId", "shop" FROM integrations
+        WHERE "isActive" AND "realtimeSince" IS NOT NULL
+          AND coalesce("clientSecret", "webhookSecret") IS NULL
+        ORDER BY 1, 2
+        """
+    ).fetchall()

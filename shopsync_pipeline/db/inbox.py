@@ -351,6 +351,33 @@ def mark_reported(conn: Conn, event_ids: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Backlog:
+    """What is not settled; `oldest` is how long the oldest waits that a store's trouble does not
+    hold back."""
+
+    waiting: int
+    oldest: timedelta | None
+    dead: int
+
+
+def backlog(conn: Conn) -> Backlog:
+    with conn.cursor(row_factory=class_row(Backlog)) as cursor:
+        found = cursor.execute(
+            """
+            SELECT count(*) FILTER (WHERE e."status" <> 'dead') AS waiting,
+                   count(*) FILTER (WHERE e."status" = 'dead') AS dead,
+                   max(date_trunc('second', clock_timestamp() - e."receivedAt")) FILTER (
+                     WHERE e."status" <> 'dead' AND e."reads" = 0 AND i."isActive"
+                       AND i."retryAt" IS NULL) AS oldest
+            FROM webhook_events e JOIN integrations i ON i."id" = e."integrationId"
+            WHERE e."status" IN ('pending', 'claimed', 'dead')
+            """
+        ).fetchone()
+    assert found is not None
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeadLetter:
     """An event that could not be processed, and why."""
 

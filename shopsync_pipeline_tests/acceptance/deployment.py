@@ -41,7 +41,6 @@ ANSWER_SECONDS = 60
 STOP_SECONDS = 60
 LOOK_SECONDS = 0.05
 SECRET = "deployment-secret"
-EXITED = "exited with code"
 
 T = TypeVar("T")
 
@@ -116,7 +115,6 @@ class Deployment:
     simulator: str
     conn: Conn
     instance: DagsterInstance
-    up: subprocess.Popen[str]
     stores: list[SimulatedStore] = field(default_factory=list)
 
     @property
@@ -156,15 +154,15 @@ class Deployment:
         with open_engine(self.settings) as engine:
             connect_store(engine, organization_id=store.organization, shop=store.shop, held=held)
 
-    def add_token_store(self, organization: str, customers: int = 20) -> SimulatedStore:
+    def add_token_store(self, organization: str, **settings: Any) -> SimulatedStore:
         """Connected by a bare token, so that the deployment's secret signs its webhooks."""
-        store = self.add_store(organization, customers, clientSecret=SECRET)
+        store = self.add_store(organization, clientSecret=SECRET, **settings)
         self.connect(store, Credentials(access_token=store.access_token))
         return store
 
-    def add_app_store(self, organization: str, customers: int = 20) -> SimulatedStore:
+    def add_app_store(self, organization: str, **settings: Any) -> SimulatedStore:
         """Connected by an app's client credentials, whose secret signs its webhooks."""
-        store = self.add_store(organization, customers)
+        store = self.add_store(organization, **settings)
         app = Credentials(client_id=store.client_id, client_secret=store.client_secret)
         self.connect(store, app)
         return store
@@ -268,14 +266,6 @@ class Deployment:
         """Command lines of all that runs with this home in its environment."""
         return processes_of(self.home)
 
-    # its end
-
-    def stop(self) -> None:
-        """As Ctrl-C does it."""
-        self.up.send_signal(signal.SIGINT)
-        printed, _ = self.up.communicate(timeout=STOP_SECONDS)
-        assert self.up.returncode == 0, printed
-
 
 def processes_of(home: Path) -> dict[int, str]:
     found = {}
@@ -316,15 +306,13 @@ def deployed(**environ: str) -> Iterator[Deployment]:
             "APP_URL": f"http://127.0.0.1:{receiver_port}",
             **environ,
         }
-        up = stack.enter_context(_up(folder, given))
+        stack.enter_context(_up(folder, given))
         made = {k: v for k, v in dotenv_values(folder / "home/secrets.env").items() if v}
         settings = Settings.from_env({**made, **given})
         settings = stack.enter_context(local.databases(settings))  # shares the running server
         conn = stack.enter_context(connect(settings.required_database_url()))
         instance = stack.enter_context(_instance(settings))
-        yield Deployment(
-            settings=settings, simulator=simulator, conn=conn, instance=instance, up=up
-        )
+        yield Deployment(settings=settings, simulator=simulator, conn=conn, instance=instance)
 
 
 @contextmanager
@@ -345,34 +333,32 @@ def _simulator(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _up(folder: Path, given: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """`shopsync up`, ready; it is stopped in the end, if it is not over by then."""
+def _up(folder: Path, given: dict[str, str]) -> Iterator[None]:
+    """`shopsync up`, ready; Ctrl-C ends it with all that it started."""
     log = folder / "up.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
             [sys.executable, "-m", "shopsync_pipeline.cli", "up"],
             env={**os.environ, **given},
             cwd=folder,  # where no .env is
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            text=True,
-        )
-    try:
-        wait_for(
-            lambda: "Ctrl-C stops all" in log.read_text() or process.poll() is not None,
-            READY_SECONDS,
-            "shopsync up",
-        )
-        assert process.poll() is None, log.read_text()
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
+        ) as process,
+    ):
         try:
-            process.wait(STOP_SECONDS)
+            wait_for(
+                lambda: "Ctrl-C stops all" in log.read_text() or process.poll() is not None,
+                READY_SECONDS,
+                "shopsync up",
+            )
+            yield
+            process.send_signal(signal.SIGINT)
+            assert process.wait(STOP_SECONDS) == 0, log.read_text()
+            assert processes_of(folder / "home") == {}
         finally:
             process.kill()
-            process.wait()
 
 
 @contextmanager

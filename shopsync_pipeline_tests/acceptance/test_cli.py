@@ -1,5 +1,6 @@
 """The command line as a user calls it: each failure is one sentence and a non-zero exit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,3 +112,46 @@ def test_a_key_that_cannot_decrypt_is_said_and_no_new_one_is_made(world: World) 
     done = shopsync(world, "doctor", SHOPSYNC_ENCRYPTION_KEY=other)
     assert done.returncode == 1
     assert "lacks the key" in done.stdout
+
+
+def test_dead_letters_are_listed_with_their_reason_and_put_back(world: World) -> None:
+    world.connect("acme", SHOP)
+    assert "no dead letters" in shopsync(world, "webhooks", "dead").stdout
+    world.hear("acme", "customers/update", b"{")
+    world.drain()
+    listed = shopsync(world, "webhooks", "dead").stdout
+    event = world.event("acme")["id"]
+    assert event in listed
+    assert "not JSON" in listed
+    assert "1 dead letters" in shopsync(world, "doctor").stdout
+    refused(shopsync(world, "webhooks", "replay"), "--all")
+    assert "1 put back" in shopsync(world, "webhooks", "replay", event).stdout
+    assert world.event("acme")["status"] == "pending"
+
+
+def test_a_data_request_is_exported_as_json(world: World) -> None:
+    store: Any = world.connect("acme", SHOP)
+    world.sync("acme")
+    person = store.customers()[0]
+    body = {
+        "shop_domain": SHOP,
+        "customer": {"id": int(person["legacyResourceId"])},
+        "data_request": {"id": 7},
+    }
+    world.hear("acme", "customers/data_request", body)
+    world.drain()
+    listed = shopsync(world, "data-requests", "list").stdout
+    assert person["legacyResourceId"] in listed
+    request = next(word for word in listed.split() if word.count("-") == 4)
+    held = json.loads(shopsync(world, "data-requests", "export", request).stdout)
+    assert held["name"] == person["displayName"]
+    refused(shopsync(world, "data-requests", "export", "none"), "no data request")
+
+
+def test_doctor_names_a_store_whose_webhooks_nobody_can_verify(world: World) -> None:
+    world.connect("acme", SHOP)
+    with world.engine.pool.connection() as conn:
+        conn.execute('UPDATE integrations SET "realtimeSince" = now()')
+    assert "SHOPIFY_WEBHOOK_SECRET" in shopsync(world, "doctor").stdout
+    told = shopsync(world, "doctor", SHOPIFY_WEBHOOK_SECRET="secret").stdout
+    assert "SHOPIFY_WEBHOOK_SECRET" not in told
