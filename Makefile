@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ADMIN_SCHEMA ?=
+LOAD ?=
 
 .PHONY: demo up test check bench lock clean
 .DELETE_ON_ERROR:
@@ -24,7 +25,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 demo: $(VENV)/.runtime  ## three simulated stores, synced by Dagster (ARGS=--once: one round, then exit)
 	$(BIN)/shopsync demo $(ARGS)
 
-up: $(VENV)/.runtime  ## database, migrations, Dagster UI and daemon
+up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
@@ -36,8 +37,10 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## ratios measured in one run
+bench: $(VENV)/.dev  ## ratios measured in one run (LOAD: how much for the receiver)
 	$(BIN)/python -m benchmarks.pull
+	$(BIN)/python -m benchmarks.drain
+	$(BIN)/python -m benchmarks.receiver_load $(LOAD)
 
 lock: $(BIN)/uv  ## resolve the pinned packages again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -181,7 +181,10 @@ def next_try(error: Exception, now: datetime) -> datetime | None:
     `now` is aware. The hourly schedule ticks on the hour, so a wait ends just before one: an
     hour counted from the failure itself would skip every second tick.
     """
-    hour = now.replace(minute=0, second=0, microsecond=0) - CLOCKS_MAY_DIFFER
+    this_tick = now.replace(minute=0, second=0, microsecond=0) - CLOCKS_MAY_DIFFER
     if isinstance(error, (NeedsReauth, StorePaused)):
-        return hour + timedelta(days=1)
-    return hour + timedelta(hours=1) if isinstance(error, ShopifyError) else None
+        return this_tick + timedelta(days=1)
+    if not isinstance(error, ShopifyError):
+        return None
+    hours = 1 if this_tick + timedelta(hours=1) > now else 2  # in the minute before a tick
+    return this_tick + timedelta(hours=hours)

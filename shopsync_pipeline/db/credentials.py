@@ -117,6 +117,14 @@ def store(conn: Conn, cipher: Cipher, integration_id: str, credentials: Credenti
     )
 
 
+def fingerprint(conn: Conn, integration_id: str) -> str | None:
+    """Another text whenever the access token is another one; it tells nothing of the token."""
+    row = conn.execute(
+        'SELECT "accessToken" FROM integrations WHERE "id" = %s', [integration_id]
+    ).fetchone()
+    return row[0] if row else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signer:
     """An integration of a shop and the encrypted secrets of its own, which may sign its webhooks;

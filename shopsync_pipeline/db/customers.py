@@ -95,7 +95,8 @@ ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET
   "mergedIntoId" = coalesce(excluded."mergedIntoId", customers."mergedIntoId"),
   "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
   "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
-WHERE customers."redactedAt" IS NULL AND customers."lastSyncedAt" <= excluded."lastSyncedAt"
+WHERE customers."integrationId" = excluded."integrationId"  -- another store's null says nothing
+  AND customers."redactedAt" IS NULL AND customers."lastSyncedAt" <= excluded."lastSyncedAt"
   AND (customers."deletedAt" IS NULL
        OR (excluded."mergedIntoId" IS NOT NULL
            AND excluded."mergedIntoId" IS DISTINCT FROM customers."mergedIntoId"))
@@ -115,6 +116,7 @@ ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET {PERSONAL},
   "redactedAt" = coalesce(customers."redactedAt", excluded."redactedAt"),
   "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
   "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
+WHERE customers."integrationId" = excluded."integrationId"
 """  # noqa: S608
 
 
@@ -206,14 +208,37 @@ def remove_store(conn: Conn, integration: Integration) -> int:
     ).rowcount
 
 
-def known(conn: Conn, organization_id: str, ids: Iterable[int]) -> dict[int, bool]:
-    """Those of these ids that have a row, and whether that says they are deleted."""
+def known(conn: Conn, integration: Integration, ids: Iterable[int]) -> dict[int, bool]:
+    """Those of these ids that this store has a row of, and whether that says they are deleted."""
     rows = conn.execute(
         """
         SELECT "shopifyId", "deletedAt" IS NOT NULL FROM customers
-        WHERE "shopifyId" = ANY(%s) AND "organizationId" = %s
+        WHERE "shopifyId" = ANY(%s) AND "organizationId" = %s AND "integrationId" = %s
         """,
-        [list(ids), organization_id],
+        [list(ids), integration.organization_id, integration.id],
+    ).fetchall()
+    return dict(rows)
+
+
+def read_since(
+    conn: Conn, integration: Integration, ids: Sequence[int], since: Sequence[datetime]
+) -> dict[int, datetime]:
+    """`shopifyUpdatedAt` of those of these customers whose row was read after `since`, on
+    Postgres's clock, and that are not deleted."""
+    rows = conn.execute(
+        """
+        SELECT c."shopifyId", c."shopifyUpdatedAt"
+        FROM unnest(%(ids)s::bigint[], %(since)s::timestamptz[]) AS d (id, since)
+        JOIN customers c ON c."shopifyId" = d.id AND c."organizationId" = %(organization)s
+        WHERE c."integrationId" = %(integration)s AND c."deletedAt" IS NULL
+          AND c."lastSyncedAt" > d.since
+        """,
+        {
+            "ids": list(ids),
+            "since": list(since),
+            "organization": integration.organization_id,
+            "integration": integration.id,
+        },
     ).fetchall()
     return dict(rows)
 

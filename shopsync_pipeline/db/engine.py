@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg_pool import ConnectionPool
@@ -37,8 +37,15 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def dagster_url(url: str) -> str:
-    """dagster-postgres needs psycopg 2, which a bare URL no longer means in SQLAlchemy 2.1."""
-    return _with_scheme(url, "postgresql+psycopg2")
+    """dagster-postgres needs psycopg 2, which a bare URL no longer means in SQLAlchemy 2.1.
+
+    Dagster keeps times without a zone as the session has them and reads them as UTC.
+    """
+    parts = urlsplit(_with_scheme(url, "postgresql+psycopg2"))
+    query = dict(parse_qsl(parts.query))
+    if "timezone" not in query.get("options", "").lower():
+        query["options"] = f"{query.get('options', '')} -c timezone=UTC".strip()
+    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
 
 
 def _with_scheme(url: str, scheme: str) -> str:
@@ -52,7 +59,7 @@ def _with_scheme(url: str, scheme: str) -> str:
     if parts.scheme not in SCHEMES:
         raise ConfigurationError("DATABASE_URL must begin with postgresql://.")
     kept = [(k, v) for k, v in parse_qsl(parts.query) if k not in PRISMA_ONLY]
-    return urlunsplit(parts._replace(scheme=scheme, query=urlencode(kept)))
+    return urlunsplit(parts._replace(scheme=scheme, query=urlencode(kept, quote_via=quote)))
 
 
 def open_connection(url: str) -> Conn:

@@ -117,9 +117,10 @@ def ready(conn: Conn, always: Iterable[str]) -> list[str]:
     """The integrations with something to claim; `always` are the topics that need no store."""
     rows = conn.execute(
         f"""
-        SELECT DISTINCT e."integrationId" FROM webhook_events e
-        JOIN integrations i ON i."id" = e."integrationId"
-        WHERE e."status" IN ('pending', 'claimed') AND {CLAIMABLE}
+        SELECT i."id" FROM integrations i WHERE EXISTS (
+          SELECT FROM webhook_events e
+          WHERE e."integrationId" = i."id" AND e."status" IN ('pending', 'claimed')
+            AND {CLAIMABLE})
         """,  # noqa: S608
         {"always": list(always)},
     ).fetchall()
@@ -163,11 +164,16 @@ def claim(
 
 
 def renew(conn: Conn, run_id: str, lease: timedelta, integration_ids: Iterable[str]) -> None:
-    """What this run holds of these stores is held for another `lease`."""
+    """What this run holds of these stores is held for another `lease`; what is being settled at
+    this moment is left alone."""
     conn.execute(
         """
-        UPDATE webhook_events SET "leaseUntil" = clock_timestamp() + %s
-        WHERE "status" = 'claimed' AND "runId" = %s AND "integrationId" = ANY(%s)
+        WITH held AS MATERIALIZED (
+          SELECT "id" AS held_id, clock_timestamp() + %s AS until FROM webhook_events
+          WHERE "status" = 'claimed' AND "runId" = %s AND "integrationId" = ANY(%s)
+          ORDER BY "id" FOR UPDATE SKIP LOCKED
+        )
+        UPDATE webhook_events SET "leaseUntil" = until FROM held WHERE "id" = held_id
         """,
         [lease, run_id, list(integration_ids)],
     )
@@ -293,6 +299,9 @@ def fail(conn: Conn, run_id: str, reasons: Mapping[str, str], *, for_good: bool 
     )
 
 
+MOST_REPORTED = 10_000
+"""Events in one look; the next look finds the others."""
+
 MOST_IDS_TOLD = 100
 """Event ids in one report; the others are found by their run."""
 
@@ -320,8 +329,10 @@ def unreported(conn: Conn) -> list[Report]:
         return cursor.execute(
             """
             WITH settled AS (
-              SELECT *, extract(epoch FROM "processedAt" - "receivedAt") AS lag
+              SELECT "id", "organizationId", "runId", coalesce("outcome", 'unchanged') AS "outcome",
+                     extract(epoch FROM "processedAt" - "receivedAt") AS lag
               FROM webhook_events WHERE "status" = 'done' AND "reportedAt" IS NULL
+              LIMIT %s
             ), counted AS (
               SELECT "organizationId", "runId", jsonb_object_agg("outcome", n) AS outcomes FROM (
                 SELECT "organizationId", "runId", "outcome", count(*) AS n
@@ -339,7 +350,8 @@ def unreported(conn: Conn) -> list[Report]:
               ) AS whole
             FROM settled s JOIN counted c USING ("organizationId", "runId")
             GROUP BY 1, 2, 4
-            """
+            """,
+            [MOST_REPORTED],
         ).fetchall()
 
 
@@ -419,16 +431,18 @@ def replay(conn: Conn, event_ids: Iterable[str] | None) -> int:
 
 
 def missing(conn: Conn, integration_id: str) -> int:
-    """Customers of one store that are known here and that Shopify did not find when last asked."""
+    """Customers of one store that Shopify did not find though no event told of their end: those
+    that wait to be read again, and those that were buried for it within a day."""
     row = conn.execute(
         """
         SELECT count(DISTINCT e."customerId") FROM webhook_events e
         JOIN customers c ON c."shopifyId" = e."customerId"
-          AND c."organizationId" = e."organizationId"
-        WHERE e."integrationId" = %s AND e."status" IN ('pending', 'claimed') AND e."error" = %s
-          AND c."deletedAt" IS NULL
+          AND c."organizationId" = e."organizationId" AND c."integrationId" = e."integrationId"
+        WHERE e."integrationId" = %(store)s AND (
+          e."status" IN ('pending', 'claimed') AND e."error" = %(note)s AND c."deletedAt" IS NULL
+          OR e."outcome" = 'missing' AND e."processedAt" > clock_timestamp() - interval '1 day')
         """,
-        [integration_id, MISSING],
+        {"store": integration_id, "note": MISSING},
     ).fetchone()
     return int(row[0]) if row else 0
 
@@ -446,14 +460,16 @@ def give_up_missing(conn: Conn, integration_id: str, note: str) -> None:
 
 
 def naming(conn: Conn, integration_id: str, number: int) -> list[tuple[str, str, str, bytes]]:
-    """Id, status, topic and body of the events whose body holds this number as a number."""
+    """Id, status, topic and body of the events about this customer; of those whose customer is not
+    known yet, the ones whose body holds the number as a number."""
     return conn.execute(
         """
         SELECT "id", "status", "topic", "body" FROM webhook_events
-        WHERE "integrationId" = %s AND "body" IS NOT NULL
-          AND encode("body", 'escape') ~ ('(^|[^0-9])' || %s || '([^0-9]|$)')
+        WHERE "integrationId" = %(store)s AND "body" IS NOT NULL AND (
+          "customerId" = %(number)s OR "customerId" IS NULL
+          AND encode("body", 'escape') ~ ('(^|[^0-9])' || %(number)s::text || '([^0-9]|$)'))
         """,
-        [integration_id, str(number)],
+        {"store": integration_id, "number": number},
     ).fetchall()
 
 
@@ -475,19 +491,50 @@ def erase_all_bodies(conn: Conn, integration_id: str) -> None:
 
 
 def expire(conn: Conn) -> None:
-    """Erase bodies a week after they were processed (dead: 30 days), and rows after 90 days."""
+    """Erase bodies a week after they were processed (dead: 30 days), and rows after 90 days.
+
+    What still waits for a store that left a week ago is ignored: it starts with a full load when
+    it comes back.
+    """
     conn.execute(
         """
-        UPDATE webhook_events SET "body" = NULL
-        WHERE "body" IS NOT NULL AND "processedAt" < clock_timestamp()
-          - CASE WHEN "status" = 'dead' THEN %s::interval ELSE %s::interval END
+        UPDATE webhook_events e SET "status" = 'ignored', "error" = 'the store left',
+          "processedAt" = clock_timestamp(), "body" = NULL
+        FROM integrations i
+        WHERE i."id" = e."integrationId" AND e."status" = 'pending' AND NOT i."isActive"
+          AND i."inactiveSince" < clock_timestamp() - %(kept)s
+          AND e."receivedAt" < clock_timestamp() - %(kept)s
         """,
-        [DEAD_BODY_KEPT, BODY_KEPT],
+        {"kept": BODY_KEPT},
     )
+    for kept, dead_ones in ((BODY_KEPT, False), (DEAD_BODY_KEPT, True)):
+        conn.execute(
+            """
+            UPDATE webhook_events SET "body" = NULL
+            WHERE "body" IS NOT NULL AND "processedAt" < clock_timestamp() - %s
+              AND ("status" = 'dead') = %s
+            """,
+            [kept, dead_ones],
+        )
     conn.execute(
         """
-        DELETE FROM webhook_events WHERE "receivedAt" < clock_timestamp() - %s::interval
+        DELETE FROM webhook_events WHERE "receivedAt" < clock_timestamp() - %s
           AND "status" NOT IN ('pending', 'claimed')
         """,
         [ROW_KEPT],
+    )
+
+
+def look_again(conn: Conn, event_ids: Sequence[str], wait: timedelta) -> None:
+    """File for each of these settled events one row more that has its customer read again."""
+    conn.execute(
+        """
+        INSERT INTO webhook_events ("integrationId", "organizationId", "shop", "webhookId",
+                                    "topic", "customerId", "notBefore")
+        SELECT "integrationId", "organizationId", "shop", 'again:' || "id", "topic", "customerId",
+               clock_timestamp() + %s
+        FROM webhook_events WHERE "id" = ANY(%s)
+        ON CONFLICT ON CONSTRAINT "integrationId_webhookId" DO NOTHING
+        """,
+        [wait, list(event_ids)],
     )

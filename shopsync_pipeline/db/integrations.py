@@ -24,7 +24,8 @@ DUE = """
 
 
 def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: int) -> Integration:
-    """The integration of this store, made or made active again; its trouble is forgotten.
+    """The integration of this store, made or made active again, to be tried at once. What troubled
+    it last is told until a pull has ended well.
 
     One that was inactive may have missed deletions and changes for any time, so it starts
     with a full load, as does another shop that now owns the domain. A store that was renamed
@@ -46,7 +47,8 @@ def connect(conn: Conn, *, organization_id: str, shop: str, name: str, shop_id: 
         VALUES (%s, %s, %s, %s)
         ON CONFLICT ON CONSTRAINT "organizationId_platform_shop" DO UPDATE SET
           "name" = excluded."name", "shopId" = excluded."shopId", "isActive" = true,
-          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL, "inactiveSince" = NULL,
+          "status" = 'ok', "retryAt" = NULL, "inactiveSince" = NULL,
+          "lastError" = CASE WHEN i."isActive" THEN i."lastError" END,
           "watermark" = CASE WHEN {same} THEN i."watermark" END,
           "windowFrom" = CASE WHEN {same} THEN i."windowFrom" END,
           "windowTo" = CASE WHEN {same} THEN i."windowTo" END,

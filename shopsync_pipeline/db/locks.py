@@ -100,6 +100,11 @@ class DrainSession:
         listen(self._conn)
         return True
 
+    def unlock(self) -> None:
+        """Let the next drain begin; the session stays. One that is lost holds nothing."""
+        with suppress(psycopg.OperationalError):
+            self._conn.execute(f"SELECT pg_advisory_unlock({DRAIN_KEY})")
+
     def heard(self, seconds: float) -> list[str]:
         """The integrations of which something arrived, as soon as something does; empty after
         `seconds`. Raises DatabaseTrouble where the session is lost, and the lock with it."""

@@ -105,7 +105,7 @@ def metadata_of(report: Report, run_id: str) -> Metadata:
         "events": len(report.event_ids),
         "inserted": count("created", 0),
         "updated": count("updated", 0),
-        "deleted": count("deleted", 0),
+        "deleted": count("deleted", 0) + count("missing", 0),
         "unchanged": count("unchanged", 0),
         "median lag (s)": round(report.median, 3),
         "slowest lag (s)": round(report.slowest, 3),

@@ -12,29 +12,29 @@ from dataclasses import replace
 from datetime import timedelta
 
 from shopsync_pipeline.db import inbox, integrations
-from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.db.engine import Conn, read, transact
 from shopsync_pipeline.errors import (
     BadBody,
+    DatabaseTrouble,
     IntegrationInactive,
     RetryableError,
     ShopifyError,
     ShopsyncError,
-    StoreTrouble,
-    next_try,
 )
 from shopsync_pipeline.models import WebhookEvent
 from shopsync_pipeline.shopify.client import Waits
 from shopsync_pipeline.shopify.webhooks import CUSTOMER_TOPICS, Hint, hint_of
 from shopsync_pipeline.sync.events import CustomerEvents
-from shopsync_pipeline.sync.organizations import Engine, open_store
+from shopsync_pipeline.sync.organizations import Engine, open_store, record_trouble
 from shopsync_pipeline.sync.store import Store
-from shopsync_pipeline.sync.storewide import ALWAYS, StoreEvents
+from shopsync_pipeline.sync.storewide import ALWAYS, StoreEvents, in_order
 from shopsync_pipeline.sync.verdict import Marked
 
 log = logging.getLogger(__name__)
 
-CLAIMED_AT_ONCE = 2000
+CLAIMED_AT_ONCE = 1000
 
+DATABASE_REST = timedelta(seconds=5)
 REST = timedelta(minutes=1)
 """How long a store rests whose trouble may pass, after four tries within 15 seconds."""
 
@@ -75,8 +75,12 @@ class Desk:
         frames = "".join(traceback.format_tb(error.__traceback__))
         log.error("[Shopify Customer Webhook] %s: %s at\n%s", self._id, what, frames)
         reason = f"a fault of Shopsync ({what}); the log has the place. Please report it."
-        reasons = {} if isinstance(error, ShopsyncError) else dict.fromkeys(self._at_work, reason)
-        transact(self._engine.pool, lambda conn: inbox.fail(conn, self._run_id, reasons))
+        if isinstance(error, ShopsyncError):  # of the database, or a setting: it may pass
+            rest = DATABASE_REST if isinstance(error, DatabaseTrouble) else REST
+            transact(self._engine.pool, lambda conn: integrations.put_off(conn, self._id, rest))
+        else:
+            reasons = dict.fromkeys(self._at_work, reason)
+            transact(self._engine.pool, lambda conn: inbox.fail(conn, self._run_id, reasons))
         self._give_back()
 
     def _claim(self, conn: Conn) -> list[WebhookEvent]:
@@ -101,21 +105,21 @@ class Desk:
         store = self._opened()
         hints = self._hints(events)
         about_store = StoreEvents(store, self._run_id)
-        for event, hint in hints:
-            if event.topic not in CUSTOMER_TOPICS:
-                self._at_work[:] = [event.id]
-                yield from about_store.process(event, hint)
-        marked = [m for e, h in hints if e.topic in CUSTOMER_TOPICS for m in self._marked(e, h)]
+        for event, hint in in_order([each for each in hints if _is_about_store(each[0])]):
+            self._at_work[:] = [event.id]
+            yield from about_store.process(event, hint)
+        marked = [m for e, h in hints if not _is_about_store(e) for m in self._marked(e, h)]
         if marked:
             yield from CustomerEvents(store, self._run_id, self._at_work).process(marked)
 
     def _hints(self, events: Sequence[WebhookEvent]) -> list[tuple[WebhookEvent, Hint]]:
-        """What they point at; a body that is not what its topic says makes a dead letter."""
+        """What they point at, the bodies let go; one that is not what its topic says makes a dead
+        letter."""
         hints = []
         reasons = {}
         for event in events:
             try:
-                hints.append((event, _hint(event)))
+                hints.append((replace(event, body=event.body and b""), _hint(event)))
             except BadBody as bad:
                 reasons[event.id] = str(bad)
                 log.warning(
@@ -153,17 +157,11 @@ class Desk:
         if isinstance(error, RetryableError):
             transact(self._engine.pool, lambda conn: integrations.put_off(conn, self._id, REST))
             return
-        status = error.status if isinstance(error, StoreTrouble) else None
-        transact(
-            self._engine.pool,
-            lambda conn: integrations.record_trouble(
-                conn,
-                self._id,
-                status=status,
-                retry_at=next_try(error, clock(conn)),
-                error=str(error),
-            ),
-        )
+        record_trouble(self._engine, self._id, error)
+
+
+def _is_about_store(event: WebhookEvent) -> bool:
+    return event.topic not in CUSTOMER_TOPICS
 
 
 def _hint(event: WebhookEvent) -> Hint:

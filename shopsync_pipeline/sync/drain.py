@@ -1,7 +1,7 @@
 """The drain: the one run that works off the inbox, store by store, while it lives.
 
     NOTIFY ──► whose store ──► claim ─► read by id ─► merge and settle     (a pool of threads)
-    every second ─► what became due, leases renewed                        (one thread)
+    every second ─► what became due                                        (one thread)
     every second ─► reports of what was settled                            (the caller's thread)
 
 What is still claimed when a drain dies is free again when its lease ends; what it settled and did
@@ -62,14 +62,20 @@ def drain(engine: Engine, order: DrainOrder) -> Generator[Report]:
     Ends at once where another drain lives longer than `order.patience`. Raises DatabaseTrouble
     when the lock is lost. Closing the generator ends the drain and gives back what it holds.
     """
-    stop = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="drain") as thread:
-        work = thread.submit(_live, engine, order, stop)
+    url = engine.settings.required_database_url()
+    stop, locked = threading.Event(), threading.Event()
+    with (
+        DrainSession(url, order.run_id) as session,  # as long as it is there, the run is alive
+        ThreadPoolExecutor(1, thread_name_prefix="drain") as thread,
+    ):
+        work = thread.submit(_live, engine, order, session, stop, locked)
         try:
             while not wait([work], timeout=REPORT_SECONDS).done:
-                yield from _unreported(engine)
+                if locked.is_set():
+                    yield from _unreported(engine)
             work.result()
-            yield from _unreported(engine)
+            if locked.is_set():
+                yield from _unreported(engine)
         finally:
             stop.set()
 
@@ -84,17 +90,25 @@ def _mark_reported(engine: Engine, report: Report) -> None:
     transact(engine.pool, lambda conn: inbox.mark_reported(conn, report.event_ids))
 
 
-def _live(engine: Engine, order: DrainOrder, stop: threading.Event) -> None:
-    """The next drain gets the lock when the session ends, while our last steps still run."""
+def _live(
+    engine: Engine,
+    order: DrainOrder,
+    session: DrainSession,
+    stop: threading.Event,
+    locked: threading.Event,
+) -> None:
+    """The next drain gets the lock as soon as no new work is begun, while our last steps end."""
     ends = time.monotonic() + order.most
-    url = engine.settings.required_database_url()
-    with _floor(engine, order) as floor, DrainSession(url, order.run_id) as session:
-        if not _locked(session, order.patience, stop):
-            return
-        transact(engine.pool, inbox.expire)
-        transact(engine.pool, integrations.forget_signing_secrets)
+    if not _locked(session, order.patience, stop):
+        return
+    locked.set()
+    with _floor(engine, order) as floor:
         with _Ears(session, floor.crew) as ears:
             floor.work(ears, ends, stop)
+        session.unlock()
+    with _warning_of_trouble():
+        transact(engine.pool, inbox.expire)
+        transact(engine.pool, integrations.forget_signing_secrets)
 
 
 def _locked(session: DrainSession, patience: float, stop: threading.Event) -> bool:
@@ -156,9 +170,13 @@ class _Floor:
     def work(self, ears: _Ears, ends: float, stop: threading.Event) -> None:
         """Raises DatabaseTrouble when the session is lost, and the lock with it."""
         idle_since, next_look = time.monotonic(), 0.0
+        next_renewal = time.monotonic() + self._order.lease.total_seconds() / 3
         while (now := time.monotonic()) < ends and not stop.is_set():
             if ears.lost:
                 raise ears.lost
+            if now >= next_renewal:
+                self._renew()
+                next_renewal = now + self._order.lease.total_seconds() / 3
             if now >= next_look:
                 self._look()
                 next_look = now + LOOK_SECONDS
@@ -171,14 +189,17 @@ class _Floor:
             for store, outcome in self.crew.ended(max(0.0, next_look - time.monotonic())):
                 self._after(store, outcome)
 
-    def _look(self) -> None:
-        """Trouble of the database passes, or ends the session and so the drain."""
-        order = self._order
+    def _renew(self) -> None:
+        order, busy = self._order, set(self._busy)
         with _warning_of_trouble():
             transact(
                 self._engine.pool,
-                lambda conn: inbox.renew(conn, order.run_id, order.lease, self._busy),
+                lambda conn: inbox.renew(conn, order.run_id, order.lease, busy),
             )
+
+    def _look(self) -> None:
+        """Trouble of the database passes, or ends the session and so the drain."""
+        with _warning_of_trouble():
             for store in read(self._engine.pool, lambda conn: inbox.ready(conn, ALWAYS)):
                 self._begin(store)
 
@@ -225,7 +246,7 @@ def _warning_of_trouble() -> Iterator[None]:
 @contextmanager
 def _floor(engine: Engine, order: DrainOrder) -> Iterator[_Floor]:
     """Once the last steps have ended, what is still claimed is given back."""
-    crew = Crew(workers=WORKERS, timer=engine.timer)
+    crew = Crew(workers=WORKERS, timer=engine.timer, fair=True)
     floor = _Floor(engine, order, crew)
     try:
         with crew:

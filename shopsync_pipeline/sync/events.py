@@ -7,14 +7,14 @@ is late, repeated, forged or out of order can at most cost a read.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shopsync_pipeline.db import customers, inbox, integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.inbox import Ending
-from shopsync_pipeline.errors import CostTooHigh, RowRefused
+from shopsync_pipeline.errors import CostTooHigh, QueryRefused, RowRefused
 from shopsync_pipeline.models import CustomerRow, Read, Window
 from shopsync_pipeline.shopify.client import Waits
 from shopsync_pipeline.shopify.customers import IDS_AT_ONCE, Page, found_of, gid_of, updated_at
@@ -29,6 +29,9 @@ SCAN_ABOVE = 200
 
 OLDEST_SCANNED = timedelta(days=1)
 """Shopify delivers up to a day late; an older hint would make the scan read half the store."""
+
+PROOF_AFTER = timedelta(seconds=30)
+"""A read by id lags behind by seconds at most, as far as anybody has seen."""
 
 FEW_MISSING = 100
 SHARE_MISSING = 0.05
@@ -74,18 +77,54 @@ class CustomerEvents:
         """Settle a mass edit by one scan; returns what must still be read by id."""
         oldest = read(self._store.pool, clock) - OLDEST_SCANNED
         many = {m.event.id: m for m in marked if m.at and m.at > oldest and m.scannable}
-        if len({each.customer_id for each in many.values()}) <= SCAN_ABOVE:
+        if _customers(many) > SCAN_ABOVE:
+            settled = transact(self._store.pool, lambda conn: self._end_read(conn, many))
+            marked = [each for each in marked if each.event.id not in settled]
+            many = {event_id: m for event_id, m in many.items() if event_id not in settled}
+        if _customers(many) <= SCAN_ABOVE:
             return list(marked)
         until = yield from probe(self._store, PullResult())
-        since = min(each.at for each in many.values() if each.at)
         scan = _Scan(self._store, self._run_id, PullResult())
-        yield from scan.read(Window(since=since, until=until))
-        settled = [each for each in many.values() if scan.shows(each)]
-        endings = [_told(ending(each, "unchanged"), scan.written) for each in settled]
-        transact(self._store.pool, lambda conn: inbox.settle(conn, self._run_id, endings))
+        since = min(each.at for each in many.values() if each.at)
+        try:
+            yield from scan.read(Window(since=since, until=until))
+        except (QueryRefused, RowRefused) as refused:
+            log.warning("[Shopify Customer Webhook] Read by id, not by a scan: %s", refused)
+            return list(marked)
         self._tell(scan.written)
-        ended = {each.event.id for each in settled}
-        return [each for each in marked if each.event.id not in ended]
+        settled = transact(self._store.pool, lambda conn: self._end_shown(conn, many, scan))
+        return [each for each in marked if each.event.id not in settled]
+
+    def _end_read(self, conn: Conn, many: Mapping[str, Marked]) -> set[str]:
+        """Settle what an earlier scan has read since the event arrived: of one mass edit each
+        claim would scan the same customers again."""
+        wanted = list(many.values())
+        rows = customers.read_since(
+            conn,
+            self._store.integration,
+            [each.customer_id for each in wanted],
+            [each.event.received_at for each in wanted],
+        )
+        ends = [
+            ending(each, "unchanged", "read already")
+            for each in wanted
+            if each.at and each.customer_id in rows and rows[each.customer_id] >= each.at
+        ]
+        inbox.settle(conn, self._run_id, ends)
+        return {end.event_id for end in ends}
+
+    def _end_shown(self, conn: Conn, many: Mapping[str, Marked], scan: "_Scan") -> set[str]:
+        """Settle what the scan has shown; whether a deletion is lifted only a read by id tells."""
+        shown = [each for each in many.values() if scan.shows(each)]
+        ids = [each.customer_id for each in shown]
+        deleted = customers.known(conn, self._store.integration, ids)
+        ends = [
+            _told(ending(each, "unchanged"), scan.written)
+            for each in shown
+            if not deleted.get(each.customer_id, False)
+        ]
+        inbox.settle(conn, self._run_id, ends)
+        return {end.event_id for end in ends}
 
     def _read(self, batch: Sequence[Marked]) -> Waits[tuple[dict[int, CustomerRow], Read]]:
         ids = sorted(set().union(*(each.ids for each in batch)))
@@ -122,12 +161,13 @@ class CustomerEvents:
         rows = [row for number, row in found.items() if number in ids]
         merged = customers.merge(conn, integration, rows, how)
         missing = [m.customer_id for m in ours if m.customer_id not in found]
-        verdict = judge(ours, found, customers.known(conn, integration.organization_id, missing))
+        verdict = judge(ours, found, customers.known(conn, integration, missing))
         self._decide_doubts(conn, verdict)
         buried = customers.bury(conn, integration, verdict.graves, how)
         written = _written(merged) | dict.fromkeys(buried, "deleted")
         inbox.settle(conn, self._run_id, [_told(end, written) for end in verdict.endings])
         inbox.postpone(conn, self._run_id, verdict.delays)
+        inbox.look_again(conn, verdict.unproved, PROOF_AFTER)
         return written
 
     def _decide_doubts(self, conn: Conn, verdict: Verdict) -> None:
@@ -139,14 +179,14 @@ class CustomerEvents:
             return
         for each in verdict.in_doubt:
             verdict.graves.setdefault(each.customer_id, None)
-            verdict.endings.append(ending(each, "deleted"))
+            verdict.endings.append(ending(each, "missing"))
 
     def _are_too_many(self, conn: Conn) -> bool:
         store = self._store.integration.id
         missing = inbox.missing(conn, store)
         if missing <= FEW_MISSING:
             return False
-        return missing > SHARE_MISSING * customers.living(conn, store)
+        return missing > SHARE_MISSING * (missing + customers.living(conn, store))
 
     def _refuse_missing(self, conn: Conn, verdict: Verdict) -> None:
         integration = self._store.integration
@@ -195,6 +235,10 @@ class _Scan(PageReader):
         return shown is not None and each.at is not None and shown >= each.at
 
 
+def _customers(marked: Mapping[str, Marked]) -> int:
+    return len({each.customer_id for each in marked.values()})
+
+
 def _written(merged: customers.Merged) -> dict[int, str]:
     return {
         **dict.fromkeys(merged.inserted, "created"),
@@ -230,5 +274,7 @@ def _halves(batch: Sequence[Marked]) -> list[list[Marked]]:
 
 
 def _told(end: Ending, written: dict[int, str]) -> Ending:
-    """With what the merge did of that customer."""
+    """With what the merge did of that customer; that nobody told of its end stays said."""
+    if end.outcome == "missing":
+        return end
     return replace(end, outcome=written.get(end.customer_id or 0, end.outcome))

@@ -32,11 +32,13 @@ class Interleaver(Generic[K, T]):
     """Tasks may be added at any time, by the thread that asks which have `ended`.
 
     Leaving the block lets running steps finish and closes the other tasks. `timer` is the module
-    `time`, whose waits are cut short by `wake`, or a test's own, which is slept on.
+    `time`, whose waits are cut short by `wake`, or a test's own, which is slept on. A `fair` one
+    begins new tasks in their turn, also while others that have begun could go on.
     """
 
-    def __init__(self, *, workers: int, timer: Timer = time) -> None:
+    def __init__(self, *, workers: int, timer: Timer = time, fair: bool = False) -> None:
         self._workers = workers
+        self._fair = fair
         self._timer = timer
         self._turn = itertools.count()
         self._unbegun: deque[tuple[K, Waits[T]]] = deque()
@@ -62,7 +64,14 @@ class Interleaver(Generic[K, T]):
         return bool(self._unbegun or self._waiting or self._running)
 
     def add(self, key: K, steps: Waits[T]) -> None:
-        self._unbegun.append((key, steps))
+        if self._fair:
+            self._queue(0.0, key, steps)
+        else:
+            self._unbegun.append((key, steps))
+
+    def _queue(self, wait: float, key: K, steps: Waits[T]) -> None:
+        ready = self._timer.monotonic() + wait
+        heapq.heappush(self._waiting, (ready, next(self._turn), key, steps))
 
     def wake(self) -> None:
         """From any thread: `ended` returns now, with what there is."""
@@ -121,8 +130,7 @@ class Interleaver(Generic[K, T]):
         outcome = future.result()
         if isinstance(outcome, Done):
             return [(key, outcome.value)]
-        ready = self._timer.monotonic() + outcome
-        heapq.heappush(self._waiting, (ready, next(self._turn), key, steps))
+        self._queue(outcome, key, steps)
         return []
 
     def _late(self, deadline: float | None) -> bool:

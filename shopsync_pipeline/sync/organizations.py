@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -19,8 +19,8 @@ from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, Pool, clock, connect, open_pool, read, transact
 from shopsync_pipeline.db.locks import IntegrationLocks
 from shopsync_pipeline.errors import (
+    DatabaseTrouble,
     IntegrationInactive,
-    ShopifyError,
     ShopsyncError,
     StoreTrouble,
     next_try,
@@ -123,7 +123,10 @@ def sync_organizations(
 ) -> Iterator[OrganizationOutcome]:
     """Yield each organization once, as its last store ends."""
     for organization, stores in by_organization(
-        engine, organizations, lambda store: sync_store(engine, store, order), _faulty
+        engine,
+        organizations,
+        lambda store: sync_store(engine, store, order),
+        lambda store, told: _faulty(engine, store, told),
     ):
         yield OrganizationOutcome(organization_id=organization, stores=stores)
 
@@ -213,19 +216,23 @@ def _failed(engine: Engine, integration: Integration, error: ShopsyncError) -> S
     says nothing of the store, which then stays due."""
     told = f"{integration.organization_id}: {error}"
     log.error("[SHOPIFY CRON] Sync failed for %s", told)
-    if isinstance(error, ShopifyError):
-        status = error.status if isinstance(error, StoreTrouble) else None
-        transact(
-            engine.pool,
-            lambda conn: integrations.record_trouble(
-                conn,
-                integration.id,
-                status=status,
-                retry_at=next_try(error, clock(conn)),
-                error=str(error),
-            ),
-        )
+    record_trouble(engine, integration.id, error)
     return StoreOutcome(integration=integration, state="failed", error=told)
+
+
+def record_trouble(engine: Engine, integration_id: str, error: ShopsyncError) -> None:
+    """What is wrong with the store, and when it may be tried again."""
+    status = error.status if isinstance(error, StoreTrouble) else None
+    transact(
+        engine.pool,
+        lambda conn: integrations.record_trouble(
+            conn,
+            integration_id,
+            status=status,
+            retry_at=next_try(error, clock(conn)),
+            error=str(error),
+        ),
+    )
 
 
 def _fault_told(integration: Integration, error: BaseException) -> str:
@@ -242,12 +249,15 @@ def _fault_told(integration: Integration, error: BaseException) -> str:
     return f"{integration.organization_id}: {what}"
 
 
-def _faulty(integration: Integration, told: str) -> StoreOutcome:
+def _faulty(engine: Engine, integration: Integration, told: str) -> StoreOutcome:
+    with suppress(DatabaseTrouble):  # which may be the fault itself
+        record_trouble(engine, integration.id, ShopsyncError(told))
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 
 def _left_alone(integration: Integration, now: datetime) -> StoreOutcome:
-    if integration.retry_at is None or integration.retry_at <= now:
+    rests = integration.last_error is None  # for the drain's sake, not a pull's
+    if rests or integration.retry_at is None or integration.retry_at <= now:
         return StoreOutcome(integration=integration, state="fresh")
     until = f"; not tried before {integration.retry_at:%Y-%m-%d %H:%M} UTC"
     told = f"{integration.organization_id}: {integration.last_error}{until}"

@@ -209,7 +209,7 @@ class PageReader:
         read = Read(via=self.via, run_id=self._run_id, sent_at=reply.sent_at)
 
         def work(conn: Conn) -> MergeCounts:
-            integrations.share(conn, integration.id)
+            integrations.hold(conn, integration.id)  # it is written below, after the customers
             merged = customers.merge(conn, integration, page.rows, read)
             self.progress(conn, before, after, page, merged)
             return merged.counts

@@ -6,18 +6,19 @@ hold makes a dead letter and tells the operator.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from shopsync_pipeline.db import customers, data_requests, inbox, integrations
-from shopsync_pipeline.db.engine import Conn, transact
+from shopsync_pipeline.db import credentials, customers, data_requests, inbox, integrations
+from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.inbox import Delay, Ending
 from shopsync_pipeline.errors import (
     BadBody,
     IntegrationInactive,
     NeedsReauth,
-    RetryableError,
-    StoreTrouble,
+    ShopifyError,
+    StoreGone,
+    StorePaused,
 )
 from shopsync_pipeline.models import Integration, WebhookEvent
 from shopsync_pipeline.shopify.client import Waits
@@ -31,6 +32,9 @@ ALWAYS = COMPLIANCE_TOPICS | {"app/uninstalled", "app/scopes_update"}
 """Topics that are worked on also while the store is inactive or put off."""
 
 PROBE_AGAIN = timedelta(minutes=5)
+MOST_PROBES = 5
+CLOSED_FOR = timedelta(days=1)
+"""Shopify's shop/redact comes two days after an uninstall, and counts only once the store left."""
 
 
 class StoreEvents:
@@ -41,7 +45,7 @@ class StoreEvents:
         self._run_id = run_id
 
     def process(self, event: WebhookEvent, hint: Hint) -> Waits[None]:
-        """Raises a ShopifyError where the store must be asked and does not answer."""
+        """Where the store must be asked and does not answer, the event waits; nothing else does."""
         if event.topic in COMPLIANCE_TOPICS:
             obey = OBEYED[event.topic]
             self._transact(lambda conn: obey(self, conn, event, hint))
@@ -52,28 +56,55 @@ class StoreEvents:
 
     def _uninstalled(self, event: WebhookEvent) -> Waits[None]:
         """It counts only when the token is refused: the headers are unsigned, and the app may have
-        been installed again since."""
+        been installed again since. A store that is closed or frozen for a day has left too."""
+        pool = self._store.pool
+        held = read(pool, lambda conn: credentials.fingerprint(conn, event.integration_id))
         try:
             yield from self._store.ask("StoreProbe", {})
         except (NeedsReauth, IntegrationInactive):
-            self._transact(lambda conn: self._deactivate(conn, event))
-        except (RetryableError, StoreTrouble):
-            again = Delay(event_id=event.id, customer_id=None, wait=PROBE_AGAIN, note="no answer")
-            self._transact(lambda conn: inbox.postpone(conn, self._run_id, [again]))
+            self._transact(lambda conn: self._deactivate(conn, event, held))
+        except (StoreGone, StorePaused) as trouble:
+            if read(pool, clock) - event.received_at < CLOSED_FOR:
+                self._postpone(event, trouble)
+            else:
+                self._transact(lambda conn: self._deactivate(conn, event, held))
+        except ShopifyError as trouble:
+            self._postpone(event, trouble)
         else:
             why = "app/uninstalled, but the store still accepts the token"
             self._transact(lambda conn: self._refuse(conn, event, why))
 
-    def _deactivate(self, conn: Conn, event: WebhookEvent) -> None:
+    def _deactivate(self, conn: Conn, event: WebhookEvent, held: str | None) -> None:
+        """Unless the store was connected anew meanwhile: then its new token is asked."""
         integrations.lock(conn, event.integration_id)
+        if credentials.fingerprint(conn, event.integration_id) != held:
+            inbox.postpone(conn, self._run_id, [_later(event, "connected anew")])
+            return
         integrations.deactivate(conn, event.integration_id)
         self._end(conn, event, "uninstalled")
 
     def _refreshed(self, event: WebhookEvent) -> Waits[None]:
         """What the store says of itself now; new scopes may have mended its trouble."""
-        self._transact(lambda conn: integrations.free(conn, event.integration_id))
-        yield from probe(self._store, PullResult())
-        self._transact(lambda conn: self._end(conn, event, "refreshed"))
+        try:
+            yield from probe(self._store, PullResult())
+        except IntegrationInactive:
+            self._transact(lambda conn: self._end(conn, event, "unchanged"))
+        except ShopifyError as trouble:
+            if event.reads < MOST_PROBES:
+                self._postpone(event, trouble)
+            else:
+                self._transact(lambda conn: self._end(conn, event, "unchanged"))
+        else:
+            self._transact(lambda conn: self._refresh(conn, event))
+
+    def _refresh(self, conn: Conn, event: WebhookEvent) -> None:
+        integrations.free(conn, event.integration_id)
+        inbox.notify(conn, event.integration_id)
+        self._end(conn, event, "refreshed")
+
+    def _postpone(self, event: WebhookEvent, trouble: ShopifyError) -> None:
+        again = _later(event, str(trouble))
+        self._transact(lambda conn: inbox.postpone(conn, self._run_id, [again]))
 
     def _requested(self, conn: Conn, event: WebhookEvent, hint: Hint) -> None:
         if hint.customer_id is not None and hint.request_id is not None:  # else filed long ago
@@ -135,6 +166,15 @@ OBEYED: Mapping[str, Obey] = {
     "customers/redact": StoreEvents._redacted,
     "shop/redact": StoreEvents._shop_redacted,
 }
+
+
+def in_order(about_store: Sequence[tuple[WebhookEvent, Hint]]) -> list[tuple[WebhookEvent, Hint]]:
+    """What the law asks first: it needs no answer of the store."""
+    return sorted(about_store, key=lambda each: each[0].topic not in COMPLIANCE_TOPICS)
+
+
+def _later(event: WebhookEvent, note: str) -> Delay:
+    return Delay(event_id=event.id, customer_id=None, wait=PROBE_AGAIN, note=note)
 
 
 def _is_about(topic: str, shop: str, body: bytes, customer_id: int) -> bool:

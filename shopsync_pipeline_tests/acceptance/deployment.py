@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 import requests as http
@@ -372,8 +372,9 @@ def _instance(settings: Settings) -> Iterator[DagsterInstance]:
 
 
 class Traffic(threading.Thread):
-    """Customers of all stores change, most are edited, some are new, few leave, until the block
-    ends; by chance, but the same for the same seed."""
+    """Customers of all stores change until the block ends: most are edited, some are new, few
+    leave; by chance, but the same for the same seed. Who leaves was not changed before: an edit
+    whose customer is gone, before anything told so, is read again after 2 and 30 seconds."""
 
     def __init__(self, *stores: SimulatedStore, seed: int, pause: float = 0.05) -> None:
         super().__init__(name="traffic", daemon=True)
@@ -381,11 +382,13 @@ class Traffic(threading.Thread):
         self._random = random.Random(seed)
         self._pause = pause
         self._over = threading.Event()
-        self._ids = {store.shop: store.ids() for store in stores}
+        ids = {store.shop: store.ids() for store in stores}
+        self._staying = {shop: found[::2] for shop, found in ids.items()}
+        self._leaving = {shop: found[1::2] for shop, found in ids.items()}
         self._trouble: Exception | None = None
         self.changes = 0
 
-    def __enter__(self) -> "Traffic":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -394,6 +397,11 @@ class Traffic(threading.Thread):
         self.join()
         if self._trouble:
             raise self._trouble
+
+    def goes_on(self, changes: int, seconds: float = 30) -> None:
+        """Wait until there were so many more."""
+        until = self.changes + changes
+        wait_for(lambda: self.changes >= until or self._trouble, seconds, f"{changes} changes more")
 
     def run(self) -> None:
         try:
@@ -404,11 +412,11 @@ class Traffic(threading.Thread):
             self._trouble = trouble
 
     def _change(self, store: SimulatedStore) -> None:
-        ids = self._ids[store.shop]
+        staying, leaving = self._staying[store.shop], self._leaving[store.shop]
         kind = self._random.choices(("edit", "create", "delete"), (7, 2, 1))[0]
-        if kind == "create" or len(ids) < 5:
-            ids.append(store.create())
-        elif kind == "delete":
-            store.delete(ids.pop(self._random.randrange(len(ids))))
+        if kind == "create" or not staying:
+            staying.append(store.create())
+        elif kind == "delete" and leaving:
+            store.delete(leaving.pop())
         else:
-            store.edit(self._random.choice(ids), note=f"edited {self._random.random()}")
+            store.edit(self._random.choice(staying), note=f"edited {self._random.random()}")

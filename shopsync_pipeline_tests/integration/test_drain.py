@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import inbox, locks
+from shopsync_pipeline.db import inbox, integrations, locks
 from shopsync_pipeline.db.locks import DrainSession
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.sync.connect import connect_store
@@ -96,7 +96,8 @@ def test_a_partial_or_forged_body_writes_nothing_of_its_own(world: World, store:
     world.hear("acme", "customers/delete", {"id": any_id(store)})
     world.drain()
     assert world.differences("acme", store) == []
-    assert {e["outcome"] for e in world.events("acme")} == {"unchanged"}
+    hints = [e for e in world.events("acme") if e["body"]]
+    assert {(e["status"], e["outcome"]) for e in hints} == {("done", "unchanged")}
 
 
 def test_a_repeated_delivery_is_one_row_and_changes_nothing(world: World, store: Any) -> None:
@@ -539,3 +540,142 @@ def test_bodies_and_rows_are_kept_as_long_as_promised_and_no_longer(
     assert kept(8) == {"done": False, "dead": True}
     assert kept(31) == {"done": False, "dead": False}
     assert kept(91) == {}
+
+
+def test_a_delete_whose_read_still_shows_the_customer_is_looked_at_again(
+    world: World, store: Any
+) -> None:
+    """Read within milliseconds from a replica that lagged, the deletion was lost for a week."""
+    store.change(replica_lag_seconds=5)
+    world.simulator.clock.advance(10)
+    gone = any_id(store)
+    store.delete(gone)
+    world.hear("acme", "customers/delete", {"id": gone})
+    world.drain()
+    told, again = world.events("acme")
+    assert (told["status"], again["status"]) == ("done", "pending")
+    world.simulator.clock.advance(6)
+    world.pass_waits()
+    world.drain()
+    assert world.rows("acme")[gone]["deletedAt"] is not None
+    assert len(world.events("acme")) == 2
+
+
+def test_orders_that_a_lagging_read_does_not_show_yet_are_read_again(
+    world: World, store: Any
+) -> None:
+    store.change(replica_lag_seconds=5)
+    world.simulator.clock.advance(10)
+    record = store.edit(any_id(store), touch=False, numberOfOrders=99)
+    body = {"customerId": record["id"], "numberOfOrders": 99}
+    world.hear("acme", "customers/purchasing_summary", body)
+    world.drain()
+    world.simulator.clock.advance(6)
+    world.pass_waits()
+    world.drain()
+    assert world.rows("acme")[any_id(store)]["ordersCount"] == 99
+
+
+def test_a_mass_edit_with_one_row_that_postgres_refuses_goes_on_by_id(world: World) -> None:
+    """The scan had been tried again and again, for ever, and nobody was merged."""
+    store = world.connect("acme", SHOP, customers=250)
+    world.sync("acme")
+    poison = any_id(store)
+    for record in store.customers():
+        number = int(record["legacyResourceId"])
+        bad = {"createdAt": "2026-99-99T00:00:00Z"} if number == poison else {}
+        edited = store.edit(number, note="mass", **bad)
+        world.hear("acme", "customers/update", body_of(edited))
+    for _ in range(6):
+        world.drain()
+        world.pass_waits()
+    assert sorted({e["status"] for e in world.events("acme")}) == ["dead", "done"]
+    assert [e["customerId"] for e in world.events("acme") if e["status"] == "dead"] in (
+        [None],
+        [poison],
+    )
+    notes = {row["note"] for n, row in world.rows("acme").items() if n != poison}
+    assert notes == {"mass"}
+
+
+def test_of_a_mass_edit_the_second_claim_does_not_read_again_what_the_first_has_read(
+    world: World,
+) -> None:
+    store = world.connect("acme", SHOP, customers=1500)
+    world.sync("acme")
+    world.simulator.clock.advance(60)
+    for record in store.customers():
+        edited = store.edit(int(record["legacyResourceId"]), note="mass")
+        world.hear("acme", "customers/update", body_of(edited))
+    world.simulator.clock.advance(5)
+    store.clear_requests()
+    world.drain()
+    assert world.differences("acme", store) == []
+    pages = [r for r in store.requests if r["operation"] == "CustomersPage"]
+    assert (len(pages), reads(store)) == (6, [])
+
+
+def test_a_pull_that_failed_for_a_row_is_not_whole_either(world: World, store: Any) -> None:
+    store.edit(any_id(store), createdAt="2026-99-99T00:00:00Z")
+    assert world.sync_one("acme").state == "failed"
+    honest = int(store.customers()[5]["legacyResourceId"])
+    world.hear("acme", "customers/update", body_of(store.edit(honest, note="x")))
+    assert [report.whole for report in world.drain()] == [False]
+
+
+def test_a_hint_for_one_store_buries_nobody_of_another_store_of_the_organization(
+    world: World, store: Any
+) -> None:
+    """Its token does not see the other store's customers, so a read by id gives null."""
+    other = world.connect("acme", "b.myshopify.com", customers=5)
+    world.sync("acme")
+    foreign = int(other.customers()[0]["legacyResourceId"])
+    with world.engine.pool.connection() as conn:
+        (own,) = [i for i in integrations.active_of(conn, ["acme"]) if i.shop == SHOP]
+        conn.execute(
+            """INSERT INTO webhook_events ("integrationId", "organizationId", "shop", "webhookId",
+                 "topic", "body") VALUES (%s, 'acme', %s, 'forged', 'customers/delete', %s)""",
+            [own.id, SHOP, b'{"id": %d}' % foreign],
+        )
+    world.drain()
+    assert world.event("acme")["status"] == "done"
+    assert world.rows("acme")[foreign]["deletedAt"] is None
+
+
+def test_customers_missing_a_few_at_a_time_are_counted_together(world: World) -> None:
+    """A store that answered null for everybody had been emptied in waves of eighty."""
+    store = world.connect("acme", SHOP, customers=400)
+    world.sync("acme")
+    store.fault("null_nodes", times=None)
+    records = store.customers()
+    for start in range(0, 400, 80):
+        for record in records[start : start + 80]:
+            world.hear("acme", "customer.tags_added", {"customerId": record["id"]})
+        for _ in range(5):
+            world.drain()
+            world.pass_waits()
+    buried = [row for row in world.rows("acme").values() if row["deletedAt"]]
+    assert len(buried) == 80
+    assert {e["outcome"] for e in world.events("acme")} == {"missing", "refused"}
+
+
+def test_a_drain_that_only_waits_for_the_lock_reports_nothing(world: World, store: Any) -> None:
+    world.hear("acme", "customers/update", body_of(store.edit(any_id(store), note="x")))
+    world.drain()
+    with DrainSession(world.environ["DATABASE_URL"], "first") as first:
+        assert first.try_lock()
+        with world.engine.pool.connection() as conn:
+            conn.execute('UPDATE webhook_events SET "reportedAt" = NULL')
+        assert world.drain(patience=1.5) == []
+
+
+def test_trouble_of_the_settings_rests_the_store_and_counts_as_no_attempt(
+    world: World, store: Any
+) -> None:
+    world.hear("acme", "customers/update", body_of(store.edit(any_id(store), note="x")))
+    with world.engine.pool.connection() as conn:
+        conn.execute("""UPDATE integrations SET "accessToken" = 'not encrypted'""")
+    world.drain()
+    event = world.event("acme")
+    assert (event["status"], event["attempts"]) == ("pending", 0)
+    assert world.integration("acme").retry_at is not None

@@ -292,3 +292,51 @@ def test_every_real_body_is_handled_as_its_topic_deserves(
     assert len(living) == 10
     if "delete" in topic or "redact" in topic:
         assert event["status"] == "dead" or event["customerId"] in world.rows("acme")
+
+
+def test_what_the_law_asks_waits_for_no_answer_of_the_store(world: World, store: Any) -> None:
+    """A scopes update of a store whose token was revoked had held up all that came with it."""
+    person = number(store)
+    store.credentials.replace_access_token(None)
+    world.hear("acme", "app/scopes_update", {"id": 1, "previous": [], "current": []})
+    world.hear("acme", "app/uninstalled", UNINSTALLED)
+    world.hear("acme", "customers/redact", redact(person))
+    world.drain()
+    assert {e["status"] for e in world.events("acme")} <= {"done", "pending"}
+    assert world.rows("acme")[person]["redactedAt"] is not None
+    outcomes = {e["topic"]: e["outcome"] for e in world.events("acme")}
+    assert outcomes["app/uninstalled"] == "uninstalled"
+    world.pass_waits()
+    world.drain()
+    assert {e["status"] for e in world.events("acme")} == {"done"}
+
+
+def test_a_store_that_is_closed_for_a_day_has_left(world: World, store: Any) -> None:
+    store.fault("status", status=404, times=None)
+    world.hear("acme", "app/uninstalled", UNINSTALLED)
+    world.drain()
+    assert world.event("acme")["status"] == "pending"
+    stored(
+        world,
+        """UPDATE webhook_events SET "receivedAt" = "receivedAt" - interval '25 hours'
+           RETURNING 1""",
+    )
+    world.pass_waits()
+    world.drain()
+    assert world.event("acme")["outcome"] == "uninstalled"
+
+
+def test_what_waits_for_a_store_that_left_long_ago_is_let_go(world: World, store: Any) -> None:
+    store.fault("status", status=401, times=None)
+    world.hear("acme", "customers/update", {"id": number(store), "email": "canary@example.com"})
+    world.drain()
+    disconnect(world)
+    long_ago = """UPDATE webhook_events SET "receivedAt" = now() - interval '8 days' RETURNING 1"""
+    stored(world, long_ago)
+    stored(
+        world,
+        """UPDATE integrations SET "inactiveSince" = now() - interval '8 days'
+           RETURNING 1""",
+    )
+    world.drain()
+    assert (world.event("acme")["status"], world.event("acme")["body"]) == ("ignored", None)

@@ -1,9 +1,11 @@
-"""From what is due to ranges of partitions."""
+"""From what is due to ranges of partitions, and when a store in trouble is due again."""
 
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 
+from shopsync_pipeline.errors import NeedsScope, next_try
 from shopsync_pipeline.sync.due import contiguous_ranges
 
 KEYS = ["a", "b", "c", "d", "e", "f"]
@@ -37,3 +39,15 @@ def test_every_wanted_key_is_covered_once_and_no_range_is_too_long() -> None:
             assert len(covered) == len(set(covered))
             assert all(len(span) <= limit for span in spans)
             assert bridge or set(covered) == wanted
+
+
+@pytest.mark.parametrize(
+    ("minute", "second", "again"), [(0, 0, 1), (30, 0, 1), (58, 59, 1), (59, 0, 2), (59, 59, 2)]
+)
+def test_a_store_in_trouble_is_tried_before_the_next_tick_and_never_at_once(
+    minute: int, second: int, again: int
+) -> None:
+    """In the last minute of the hour the moment had passed already, and each second had its try."""
+    now = datetime(2026, 11, 24, 10, minute, second, tzinfo=UTC)
+    retry = next_try(NeedsScope("a.myshopify.com", "no scope"), now)
+    assert retry == datetime(2026, 11, 24, 10 + again, tzinfo=UTC) - timedelta(minutes=1)

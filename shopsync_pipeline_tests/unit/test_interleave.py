@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from shopsync_pipeline.sync.interleave import interleave
+from shopsync_pipeline.sync.interleave import Interleaver, interleave
 
 
 def stepping(*waits: float, result: str) -> Generator[float, None, str]:
@@ -100,3 +100,11 @@ def test_a_task_that_is_ready_while_all_workers_are_busy_costs_no_cpu() -> None:
 @pytest.mark.parametrize("workers", [1, 16])
 def test_nothing_to_do_ends_at_once(workers: int) -> None:
     assert list(interleave({}, workers=workers)) == []
+
+
+def test_in_a_fair_one_a_new_task_does_not_wait_for_those_that_have_begun_to_end() -> None:
+    """Sixteen stores with a backlog had kept the seventeenth waiting until they were through."""
+    with Interleaver[str, str](workers=1, timer=time, fair=True) as crew:
+        crew.add("long", stepping(*[0.0] * 100, result="long"))
+        crew.add("short", stepping(result="short"))
+        assert crew.ended() == [("short", "short")]

@@ -95,7 +95,8 @@ def test_one_database_url_serves_every_driver(scheme: str) -> None:
     rest = "://u:p%40@h:6000/d?sslmode=require"
     assert libpq_url(url) == f"postgresql{rest}"
     assert sqlalchemy_url(url) == f"postgresql+psycopg{rest}"
-    assert dagster_url(url) == f"postgresql+psycopg2{rest}"
+    assert dagster_url(url) == f"postgresql+psycopg2{rest}&options=-c%20timezone%3DUTC"
+    assert dagster_url(dagster_url(url)) == dagster_url(url)
 
 
 def test_another_kind_of_database_is_refused() -> None:

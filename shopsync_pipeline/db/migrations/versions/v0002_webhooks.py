@@ -15,6 +15,10 @@ ALTER TABLE webhook_events
 CREATE INDEX "webhook_events_unreported" ON webhook_events ("organizationId", "runId")
   WHERE "status" = 'done' AND "reportedAt" IS NULL;
 CREATE INDEX "webhook_events_with_body" ON webhook_events ("processedAt") WHERE "body" IS NOT NULL;
+CREATE INDEX "webhook_events_customer" ON webhook_events ("integrationId", "customerId")
+  WHERE "body" IS NOT NULL;
+CREATE INDEX "webhook_events_missing" ON webhook_events ("integrationId", "processedAt")
+  WHERE "outcome" = 'missing';
 CREATE INDEX "webhook_events_receivedAt" ON webhook_events ("receivedAt");
 """
 
