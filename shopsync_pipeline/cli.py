@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopsync_pipeline import demo as demo_round
 from shopsync_pipeline import local, views
-from shopsync_pipeline.db import data_requests, inbox, integrations, requests, roles, schema
+from shopsync_pipeline.db import data_requests, dead_letters, integrations, requests, roles, schema
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, SyncRequest
@@ -158,7 +158,7 @@ def enable(
 def dead() -> None:
     """List what could not be processed, each with its reason."""
     with _tables() as conn:
-        letters = inbox.dead(conn)
+        letters = dead_letters.dead(conn)
     out.print(views.dead_letters_table(letters) if letters else "There are no dead letters.")
 
 
@@ -171,7 +171,7 @@ def replay(
     if bool(events) == every:
         raise ConfigurationError("Give the ids of dead letters, or --all.")
     with _tables() as conn, conn.transaction():
-        count = inbox.replay(conn, events)
+        count = dead_letters.replay(conn, events)
     out.print(f"{count} put back. What is still wrong with them comes back to: webhooks dead.")
 
 

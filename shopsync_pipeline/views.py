@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from shopsync_pipeline.db.data_requests import DataRequest
-from shopsync_pipeline.db.inbox import DeadLetter
+from shopsync_pipeline.db.dead_letters import DeadLetter
 from shopsync_pipeline.models import Integration, SyncRequest
 from shopsync_pipeline.sync.doctor import Finding
 

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from shopify_simulator.server import Simulator
 from shopsync_pipeline.db import credentials, inbox, integrations
 from shopsync_pipeline.db.engine import Conn, transact
-from shopsync_pipeline.db.inbox import Report
+from shopsync_pipeline.db.lineage import Report
 from shopsync_pipeline.models import Credentials, Delivery, Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.drain import DrainOrder, drain

@@ -10,7 +10,7 @@ waited changes nothing: `held` is asked in the transaction that merges.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from psycopg.rows import class_row
 
@@ -21,10 +21,6 @@ CHANNEL = "webhook_events"
 """NOTIFY channel; the payload is the integration's id."""
 
 MOST_ATTEMPTS = 5
-
-BODY_KEPT = timedelta(days=7)
-DEAD_BODY_KEPT = timedelta(days=30)
-ROW_KEPT = timedelta(days=90)
 
 MISSING = "not found in Shopify, read again"
 
@@ -299,137 +295,6 @@ def fail(conn: Conn, run_id: str, reasons: Mapping[str, str], *, for_good: bool 
     )
 
 
-MOST_REPORTED = 10_000
-"""Events in one look; the next look finds the others."""
-
-MOST_IDS_TOLD = 100
-"""Event ids in one report; the others are found by their run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What one run settled for one organization and nobody logged yet.
-
-    `outcomes` counts events by outcome; `slowest` and `median` are seconds from the receiver to the
-    row. `whole` is False while a pull of the organization has failed or is still to come.
-    """
-
-    organization_id: str
-    run_id: str
-    event_ids: Sequence[str]
-    outcomes: Mapping[str, int]
-    median: float
-    slowest: float
-    whole: bool
-
-
-def unreported(conn: Conn) -> list[Report]:
-    """For each organization and run, one report; those of killed runs too."""
-    with conn.cursor(row_factory=class_row(Report)) as cursor:
-        return cursor.execute(
-            """
-            WITH settled AS (
-              SELECT "id", "organizationId", "runId", coalesce("outcome", 'unchanged') AS "outcome",
-                     extract(epoch FROM "processedAt" - "receivedAt") AS lag
-              FROM webhook_events WHERE "status" = 'done' AND "reportedAt" IS NULL
-              LIMIT %s
-            ), counted AS (
-              SELECT "organizationId", "runId", jsonb_object_agg("outcome", n) AS outcomes FROM (
-                SELECT "organizationId", "runId", "outcome", count(*) AS n
-                FROM settled GROUP BY 1, 2, 3
-              ) AS each GROUP BY 1, 2
-            )
-            SELECT s."organizationId" AS organization_id, s."runId" AS run_id,
-              array_agg(s."id" ORDER BY s."id") AS event_ids, c.outcomes,
-              percentile_cont(0.5) WITHIN GROUP (ORDER BY s.lag) AS median,
-              max(s.lag)::float8 AS slowest,
-              NOT EXISTS (
-                SELECT FROM integrations i
-                WHERE i."organizationId" = s."organizationId" AND i."isActive"
-                  AND (i."watermark" IS NULL OR i."lastError" IS NOT NULL)
-              ) AS whole
-            FROM settled s JOIN counted c USING ("organizationId", "runId")
-            GROUP BY 1, 2, 4
-            """,
-            [MOST_REPORTED],
-        ).fetchall()
-
-
-def mark_reported(conn: Conn, event_ids: Sequence[str]) -> None:
-    conn.execute(
-        'UPDATE webhook_events SET "reportedAt" = clock_timestamp() WHERE "id" = ANY(%s)',
-        [list(event_ids)],
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Backlog:
-    """What is not settled; `oldest` is how long the oldest waits that a store's trouble does not
-    hold back."""
-
-    waiting: int
-    oldest: timedelta | None
-    dead: int
-
-
-def backlog(conn: Conn) -> Backlog:
-    with conn.cursor(row_factory=class_row(Backlog)) as cursor:
-        found = cursor.execute(
-            """
-            SELECT count(*) FILTER (WHERE e."status" <> 'dead') AS waiting,
-                   count(*) FILTER (WHERE e."status" = 'dead') AS dead,
-                   max(date_trunc('second', clock_timestamp() - e."receivedAt")) FILTER (
-                     WHERE e."status" <> 'dead' AND e."reads" = 0 AND i."isActive"
-                       AND i."retryAt" IS NULL) AS oldest
-            FROM webhook_events e JOIN integrations i ON i."id" = e."integrationId"
-            WHERE e."status" IN ('pending', 'claimed', 'dead')
-            """
-        ).fetchone()
-    assert found is not None
-    return found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadLetter:
-    """An event that could not be processed, and why."""
-
-    id: str
-    organization_id: str
-    shop: str
-    topic: str
-    received_at: datetime
-    error: str
-
-
-def dead(conn: Conn) -> list[DeadLetter]:
-    """The oldest first."""
-    with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        return cursor.execute(
-            """
-            SELECT "id", "organizationId" AS organization_id, "shop", "topic",
-                   "receivedAt" AS received_at, coalesce("error", '') AS error
-            FROM webhook_events WHERE "status" = 'dead' ORDER BY "receivedAt", "id"
-            """
-        ).fetchall()
-
-
-def replay(conn: Conn, event_ids: Iterable[str] | None) -> int:
-    """Put dead letters back, these or all; how many. One whose body was erased stays dead."""
-    found = conn.execute(
-        """
-        UPDATE webhook_events SET "status" = 'pending', "attempts" = 0, "reads" = 0,
-          "notBefore" = NULL, "processedAt" = NULL, "error" = NULL
-        WHERE "status" = 'dead' AND (%(ids)s::text[] IS NULL OR "id" = ANY(%(ids)s))
-          AND ("body" IS NOT NULL OR "customerId" IS NOT NULL)
-        RETURNING "integrationId"
-        """,
-        {"ids": None if event_ids is None else list(event_ids)},
-    ).fetchall()
-    for integration_id in {row[0] for row in found}:
-        notify(conn, integration_id)
-    return len(found)
-
-
 def missing(conn: Conn, integration_id: str) -> int:
     """Customers of one store that Shopify did not find though no event told of their end: those
     that wait to be read again, and those that were buried for it within a day."""
@@ -456,72 +321,6 @@ def give_up_missing(conn: Conn, integration_id: str, note: str) -> None:
         WHERE "integrationId" = %s AND "status" = 'pending' AND "error" = %s
         """,
         [note, integration_id, MISSING],
-    )
-
-
-def naming(conn: Conn, integration_id: str, number: int) -> list[tuple[str, str, str, bytes]]:
-    """Id, status, topic and body of the events about this customer; of those whose customer is not
-    known yet, the ones whose body holds the number as a number."""
-    return conn.execute(
-        """
-        SELECT "id", "status", "topic", "body" FROM webhook_events
-        WHERE "integrationId" = %(store)s AND "body" IS NOT NULL AND (
-          "customerId" = %(number)s OR "customerId" IS NULL
-          AND encode("body", 'escape') ~ ('(^|[^0-9])' || %(number)s::text || '([^0-9]|$)'))
-        """,
-        {"store": integration_id, "number": number},
-    ).fetchall()
-
-
-def erase_bodies(conn: Conn, event_ids: Iterable[str], customer_id: int) -> None:
-    """Forget these bodies; what is still to be read is read by `customer_id`."""
-    conn.execute(
-        """
-        UPDATE webhook_events SET "body" = NULL, "customerId" = coalesce("customerId", %s)
-        WHERE "id" = ANY(%s)
-        """,
-        [customer_id, list(event_ids)],
-    )
-
-
-def erase_all_bodies(conn: Conn, integration_id: str) -> None:
-    conn.execute(
-        'UPDATE webhook_events SET "body" = NULL WHERE "integrationId" = %s', [integration_id]
-    )
-
-
-def expire(conn: Conn) -> None:
-    """Erase bodies a week after they were processed (dead: 30 days), and rows after 90 days.
-
-    What still waits for a store that left a week ago is ignored: it starts with a full load when
-    it comes back.
-    """
-    conn.execute(
-        """
-        UPDATE webhook_events e SET "status" = 'ignored', "error" = 'the store left',
-          "processedAt" = clock_timestamp(), "body" = NULL
-        FROM integrations i
-        WHERE i."id" = e."integrationId" AND e."status" = 'pending' AND NOT i."isActive"
-          AND i."inactiveSince" < clock_timestamp() - %(kept)s
-          AND e."receivedAt" < clock_timestamp() - %(kept)s
-        """,
-        {"kept": BODY_KEPT},
-    )
-    for kept, dead_ones in ((BODY_KEPT, False), (DEAD_BODY_KEPT, True)):
-        conn.execute(
-            """
-            UPDATE webhook_events SET "body" = NULL
-            WHERE "body" IS NOT NULL AND "processedAt" < clock_timestamp() - %s
-              AND ("status" = 'dead') = %s
-            """,
-            [kept, dead_ones],
-        )
-    conn.execute(
-        """
-        DELETE FROM webhook_events WHERE "receivedAt" < clock_timestamp() - %s
-          AND "status" NOT IN ('pending', 'claimed')
-        """,
-        [ROW_KEPT],
     )
 
 

@@ -28,7 +28,7 @@ from dagster import (
 
 from shopsync_pipeline.db import inbox, locks
 from shopsync_pipeline.db.engine import Conn, clock
-from shopsync_pipeline.db.inbox import MOST_IDS_TOLD, Report
+from shopsync_pipeline.db.lineage import MOST_IDS_TOLD, Report
 from shopsync_pipeline.db.locks import LiveDrain
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.jobs import LANE

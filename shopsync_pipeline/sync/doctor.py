@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shopsync_pipeline.db import credentials, inbox, integrations
+from shopsync_pipeline.db import credentials, dead_letters, integrations
 from shopsync_pipeline.db.engine import read, refuse_transaction_pooler
 from shopsync_pipeline.errors import ShopsyncError
 from shopsync_pipeline.models import Integration
@@ -35,7 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _inbox(engine: Engine) -> Finding:
-    backlog = read(engine.pool, inbox.backlog)
+    backlog = read(engine.pool, dead_letters.backlog)
     told = f"{backlog.waiting} events wait" if backlog.waiting else "nothing waits"
     if backlog.dead:
         told += f"; {backlog.dead} dead letters: shopsync webhooks dead"

@@ -20,9 +20,9 @@ from datetime import timedelta
 from queue import SimpleQueue
 from typing import Self
 
-from shopsync_pipeline.db import inbox, integrations
+from shopsync_pipeline.db import erasure, inbox, integrations, lineage
 from shopsync_pipeline.db.engine import read, transact
-from shopsync_pipeline.db.inbox import Report
+from shopsync_pipeline.db.lineage import Report
 from shopsync_pipeline.db.locks import DrainSession
 from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.sync.desk import Desk
@@ -81,13 +81,13 @@ def drain(engine: Engine, order: DrainOrder) -> Generator[Report]:
 
 
 def _unreported(engine: Engine) -> Iterator[Report]:
-    for report in read(engine.pool, inbox.unreported):
+    for report in read(engine.pool, lineage.unreported):
         yield report
         _mark_reported(engine, report)
 
 
 def _mark_reported(engine: Engine, report: Report) -> None:
-    transact(engine.pool, lambda conn: inbox.mark_reported(conn, report.event_ids))
+    transact(engine.pool, lambda conn: lineage.mark_reported(conn, report.event_ids))
 
 
 def _live(
@@ -107,7 +107,7 @@ def _live(
             floor.work(ears, ends, stop)
         session.unlock()
     with _warning_of_trouble():
-        transact(engine.pool, inbox.expire)
+        transact(engine.pool, erasure.expire)
         transact(engine.pool, integrations.forget_signing_secrets)
 
 

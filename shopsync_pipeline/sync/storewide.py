@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from shopsync_pipeline.db import credentials, customers, data_requests, inbox, integrations
+from shopsync_pipeline.db import credentials, customers, data_requests, erasure, inbox, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.inbox import Delay, Ending
 from shopsync_pipeline.errors import (
@@ -123,11 +123,11 @@ class StoreEvents:
         this person; then the person is read by id."""
         named = [
             event_id
-            for event_id, status, topic, body in inbox.naming(conn, integration.id, customer_id)
+            for event_id, status, topic, body in erasure.naming(conn, integration.id, customer_id)
             if status not in ("pending", "claimed")
             or _is_about(topic, integration.shop, body, customer_id)
         ]
-        inbox.erase_bodies(conn, named, customer_id)
+        erasure.erase_bodies(conn, named, customer_id)
 
     def _shop_redacted(self, conn: Conn, event: WebhookEvent, hint: Hint) -> None:
         integration = integrations.lock(conn, event.integration_id)
@@ -135,7 +135,7 @@ class StoreEvents:
             self._refuse(conn, event, "shop/redact, but the store is connected")
             return
         customers.remove_store(conn, integration)
-        inbox.erase_all_bodies(conn, integration.id)
+        erasure.erase_all_bodies(conn, integration.id)
         data_requests.remove(conn, integration.id)
         integrations.forget_signing_secrets(conn, integration.id)
         self._end(conn, event, "redacted")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import inbox, integrations, locks
+from shopsync_pipeline.db import dead_letters, erasure, inbox, integrations, locks
 from shopsync_pipeline.db.locks import DrainSession
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.sync.connect import connect_store
@@ -341,10 +341,10 @@ def test_dead_letters_are_listed_and_replayed(world: World, store: Any) -> None:
     world.hear("acme", "customers/update", b"{")
     world.drain()
     with world.engine.pool.connection() as conn:
-        (letter,) = inbox.dead(conn)
+        (letter,) = dead_letters.dead(conn)
         assert "not JSON" in letter.error
         conn.execute('UPDATE webhook_events SET "body" = %s', [b'{"id": %d}' % any_id(store)])
-        assert inbox.replay(conn, [letter.id]) == 1
+        assert dead_letters.replay(conn, [letter.id]) == 1
     world.drain()
     assert world.event("acme")["status"] == "done"
 
@@ -533,7 +533,7 @@ def test_bodies_and_rows_are_kept_as_long_as_promised_and_no_longer(
                    "receivedAt" = clock_timestamp() - %(age)s""",
                 {"age": timedelta(days=days)},
             )
-            inbox.expire(conn)
+            erasure.expire(conn)
         return {e["webhookId"]: e["body"] is not None for e in world.events("acme")}
 
     assert kept(6) == {"done": True, "dead": True}

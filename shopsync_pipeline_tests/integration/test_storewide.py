@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shopsync_pipeline.db import data_requests, inbox, integrations
+from shopsync_pipeline.db import data_requests, dead_letters, integrations
 from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.sync.connect import connect_store
@@ -208,7 +208,7 @@ def test_a_shop_is_redacted_only_once_it_has_left(world: World, store: Any) -> N
     integration = world.integration("acme")
     disconnect(world)
     with world.engine.pool.connection() as conn:
-        inbox.replay(conn, None)
+        dead_letters.replay(conn, None)
     world.drain()
     assert list(world.rows("acme")) == [number(store)]  # the redacted one's ids, for good
     assert {e["body"] for e in world.events("acme")} == {None}
