@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ADMIN_SCHEMA ?=
 LOAD ?=
 
-.PHONY: demo up test check bench lock clean
+.PHONY: demo up test test-deployment check bench lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/uv:
@@ -29,7 +29,10 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
-	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not deployment" $(ARGS)
+
+test-deployment: $(VENV)/.dev  ## whole deployments of processes, and their processes killed
+	$(BIN)/pytest -n 0 -m deployment $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .

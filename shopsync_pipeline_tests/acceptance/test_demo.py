@@ -20,6 +20,8 @@ from shopsync_pipeline.local import databases
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline_tests.world import differences, free_port, rows_of_organization
 
+pytestmark = pytest.mark.deployment
+
 ROUND_SECONDS = 170
 EQUAL_SECONDS = 30
 
