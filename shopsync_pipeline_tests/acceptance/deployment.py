@@ -75,10 +75,6 @@ class SimulatedStore:
         answer.raise_for_status()
         return answer.json()
 
-    def change(self, **settings: Any) -> None:
-        """In camelCase."""
-        self.ask("PATCH", body=settings)
-
     def customers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("GET", "/customers")
         return found
@@ -193,9 +189,6 @@ class Deployment:
             answered = self.ended(request_id)
             assert answered.status == "succeeded", answered.error
 
-    def nothing_asked(self) -> bool:
-        return not requests.unfinished(self.conn)
-
     # the inbox
 
     def select(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
@@ -214,10 +207,12 @@ class Deployment:
 
     def all_settled(self) -> bool:
         """Whether all that the stores sent has arrived and is done."""
+        if self.open_events():
+            return False
         sent = [delivery for store in self.stores for delivery in store.deliveries()]
         if any(delivery["state"] == "waiting" for delivery in sent) or self.open_events():
             return False
-        return {d["webhookId"] for d in sent} <= self.webhook_ids()
+        return {delivery["webhookId"] for delivery in sent} <= self.webhook_ids()
 
     def webhook_ids(self) -> set[str]:
         return {row[0] for row in self.select('SELECT "webhookId" FROM webhook_events')}
