@@ -68,8 +68,8 @@ class Round:
         self._expect(inserted=[0, 0, 0], updated=[0, 0, 0])
         self._ended(self._file("realtime"))
         self._out.print("4. Real-time sync is on: each store sends its changes to the receiver.")
-        self._show_traffic("First event, from idle", self._played(1))
-        self._show_traffic(f"{CHANGES} changes more", self._played(CHANGES))
+        self._show_traffic("First webhook, from idle", self._played(1))
+        self._show_traffic(f"{CHANGES} more", self._played(CHANGES))
         self._expect_equal()
         self._out.print("[green]Every customer is in the table, and nothing was written twice.[/]")
 
@@ -102,10 +102,8 @@ class Round:
     def _show_traffic(self, title: str, arrivals: list[Arrival]) -> None:
         seconds = sorted(arrival.seconds for arrival in arrivals)
         middle, high = quantile(seconds, 0.5), quantile(seconds, 0.99)
-        self._out.print(
-            f"   {title}: {len(arrivals)} events, from the store to the row in {middle:.3f} s "
-            f"(median), {high:.3f} s (99 %)"
-        )
+        spread = f" in the median, {high:.3f} s at most for 99 %" if len(arrivals) > 1 else ""
+        self._out.print(f"   {title}: from the store to the row {middle:.3f} s{spread}")
         for run in sorted({arrival.run_id for arrival in arrivals}):
             self._out.print(f"   Run {local.ui_url(self._settings)}/runs/{run}", style="dim")
 
