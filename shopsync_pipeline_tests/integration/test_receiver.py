@@ -7,7 +7,6 @@ import itertools
 import logging
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,39 +351,3 @@ def test_the_log_names_topic_and_shop_and_nothing_of_the_body(
     assert f"[Shopify Customer Webhook] Received customers/create from {SHOP}" in caplog.text
     for secret in ("person@", SECRET, signature(b'{"email": "person@example.com"}')):
         assert secret not in caplog.text
-
-
-def test_ten_thousand_deliveries_of_a_thousand_ids_are_a_thousand_rows(
-    receiver: Receiver,
-) -> None:
-    receiver.connect_store()
-    host, port = receiver.url.removeprefix("http://").split(":")
-    mine = itertools.batched if hasattr(itertools, "batched") else _batched
-    ids = [f"id-{n}" for n in range(1000)] * 10
-    with ThreadPoolExecutor(16) as threads:
-        found = list(threads.map(lambda part: pipelined(host, int(port), part), mine(ids, 625)))
-    assert sum(found) == 10_000
-    assert len(receiver.rows()) == 1000
-
-
-def _batched(items: list[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(items[n : n + size]) for n in range(0, len(items), size)]
-
-
-def pipelined(host: str, port: int, webhook_ids: tuple[str, ...]) -> int:
-    """How many of these deliveries, one after the other on one connection, are answered 200."""
-    ok = 0
-    with socket.create_connection((host, port), timeout=30) as client:
-        for webhook_id in webhook_ids:
-            client.sendall(
-                f"POST {WEBHOOKS} HTTP/1.1\r\nHost: x\r\nX-Shopify-Topic: customers/update\r\n"
-                f"X-Shopify-Shop-Domain: {SHOP}\r\nX-Shopify-Hmac-Sha256: {RIGHT}\r\n"
-                f"X-Shopify-Webhook-Id: {webhook_id}\r\n"
-                f"Content-Length: {len(BODY)}\r\n\r\n".encode()
-                + BODY
-            )
-            answer = b""
-            while not answer.endswith(b"}"):
-                answer += client.recv(4096)
-            ok += answer.startswith(b"HTTP/1.1 200")
-    return ok
