@@ -20,7 +20,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopsync_pipeline import demo as demo_round
 from shopsync_pipeline import local, views
-from shopsync_pipeline.db import data_requests, dead_letters, integrations, requests, roles, schema
+from shopsync_pipeline.db import (
+    credentials,
+    data_requests,
+    dead_letters,
+    integrations,
+    requests,
+    roles,
+    schema,
+)
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, SyncRequest
@@ -152,6 +160,17 @@ def enable(
 ) -> None:
     """Turn real-time sync on: subscribe to the webhooks of the organizations' stores."""
     _ask_and_follow("realtime", organizations)
+    if Settings.from_env().webhook_secrets:
+        return
+    with _tables() as conn:
+        unsigned = credentials.without_secret(conn)
+    for organization, shop in unsigned:
+        err.print(
+            f"{organization}, {shop}: its webhooks cannot be verified yet and are refused. Set "
+            "SHOPIFY_WEBHOOK_SECRET, its app's client secret, and start shopsync up again.",
+            style="yellow",
+            markup=False,
+        )
 
 
 @webhooks_app.command()
@@ -172,7 +191,9 @@ def replay(
         raise ConfigurationError("Give the ids of dead letters, or --all.")
     with _tables() as conn, conn.transaction():
         count = dead_letters.replay(conn, events)
-    out.print(f"{count} put back. What is still wrong with them comes back to: webhooks dead.")
+    if not count:
+        raise ConfigurationError("There is no such dead letter. See: shopsync webhooks dead.")
+    out.print(f"{count} put back. What still fails is listed again by: shopsync webhooks dead")
 
 
 @requests_app.command("list")
@@ -189,7 +210,9 @@ def export(request: Annotated[str, typer.Argument(help="Its id, as `list` shows 
     with _tables() as conn:
         held = data_requests.export(conn, request)
     if held is None:
-        raise ConfigurationError(f"There is no data request {request}. See: data-requests list.")
+        raise ConfigurationError(
+            f"There is no data request {request}. See: shopsync data-requests list."
+        )
     print(json.dumps(held, indent=2, default=str, ensure_ascii=False))
 
 
