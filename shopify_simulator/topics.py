@@ -4,8 +4,6 @@ from collections.abc import Iterable
 
 from shopify_simulator.access import with_implied
 
-COMPLIANCE = ("customers/data_request", "customers/redact", "shop/redact")
-"""They have no subscription: the app names one address for all stores."""
 DOTTED = ("CUSTOMER_TAGS_ADDED", "CUSTOMER_TAGS_REMOVED")
 OTHER_SCOPES = {"CUSTOMERS_MERGE": "read_customer_merge"}
 

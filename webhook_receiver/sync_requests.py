@@ -63,7 +63,7 @@ def _file(conn: Conn, cipher: Cipher, order: SyncOrder) -> str:
         assert order.shop is not None
         sealed = cipher.seal(order.credentials)
         bring = NewCredentials(shop=order.shop, name=order.name, sealed=sealed)
-    elif not _is_connected(conn, order):
+    elif not integrations.is_connected(conn, order.organization_id, order.shop):
         whom = f"{order.organization_id}{f', {order.shop}' if order.shop else ''}"
         raise HTTPException(
             404,
@@ -73,19 +73,6 @@ def _file(conn: Conn, cipher: Cipher, order: SyncOrder) -> str:
     return requests.file(
         conn, kind="sync", organization_id=order.organization_id, mode=order.mode, bring=bring
     )
-
-
-def _is_connected(conn: Conn, order: SyncOrder) -> bool:
-    """Asked by columns, for the receiver's role may not read the tokens beside them."""
-    row = conn.execute(
-        """
-        SELECT 1 FROM integrations
-        WHERE "organizationId" = %(organization)s AND "isActive"
-          AND (%(shop)s::text IS NULL OR "shop" = %(shop)s) LIMIT 1
-        """,
-        {"organization": order.organization_id, "shop": order.shop},
-    ).fetchone()
-    return row is not None
 
 
 def _file_cron(conn: Conn) -> dict[str, Any]:

@@ -136,6 +136,22 @@ def active_of(conn: Conn, organizations: Iterable[str]) -> list[Integration]:
     )
 
 
+def is_connected(conn: Conn, organization_id: str, shop: str | None) -> bool:
+    """Whether the organization has this active store, or any where `shop` is None.
+
+    Asked by columns, for the receiver's role may not read the tokens beside them.
+    """
+    row = conn.execute(
+        """
+        SELECT 1 FROM integrations
+        WHERE "organizationId" = %(organization)s AND "isActive"
+          AND (%(shop)s::text IS NULL OR "shop" = %(shop)s) LIMIT 1
+        """,
+        {"organization": organization_id, "shop": shop},
+    ).fetchone()
+    return row is not None
+
+
 def organizations(conn: Conn) -> list[str]:
     """Every organization that ever connected a store, the oldest first."""
     rows = conn.execute(
