@@ -58,7 +58,11 @@ def missing_scopes(plan: Plan, scopes: Iterable[str]) -> list[dict[str, Any]]:
     """One error for each field that needs a scope not granted."""
     granted = with_implied(scopes)
     needed = ((field, _scope_of(field)) for field in plan.walk())
-    return [_denied(field, scope) for field, scope in needed if scope and scope not in granted]
+    return [
+        _denied(field, f"`{scope}` access scope.")
+        for field, scope in needed
+        if scope and scope not in granted
+    ]
 
 
 def protected_errors(plan: Plan, level: str) -> list[dict[str, Any]]:
@@ -72,6 +76,12 @@ def protected_errors(plan: Plan, level: str) -> list[dict[str, Any]]:
     return []
 
 
+def bulk_disabled_errors(plan: Plan) -> list[dict[str, Any]]:
+    """Apps must be enabled for bulk operations; the others may not start one."""
+    starts = [field for field in plan.fields if field.name == "bulkOperationRunQuery"]
+    return [_denied(field, "bulk operations to be enabled for the app.") for field in starts]
+
+
 def _scope_of(field: Field) -> str | None:
     if field.name == "__typename":
         return None
@@ -79,8 +89,7 @@ def _scope_of(field: Field) -> str | None:
     return special or (TYPE_SCOPES.get(field.owner) if field.name != "id" else None)
 
 
-def _denied(field: Field, scope: str) -> dict[str, Any]:
-    access = f"`{scope}` access scope."
+def _denied(field: Field, access: str) -> dict[str, Any]:
     return {
         "message": f"Access denied for {field.name} field. Required access: {access}",
         "locations": [field.location],

@@ -4,6 +4,7 @@ Routes, tokens, headers, the request log. What a document means is `graphql_api`
 the bytes `wire`'s, and the control API has its own module.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,27 +15,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from shopify_simulator.bulk_download import bulk_route
 from shopify_simulator.clock import stamp
 from shopify_simulator.control import control_routes
 from shopify_simulator.credentials import GrantRefused
-from shopify_simulator.faults import INSTEAD, Fault
+from shopify_simulator.faults import Fault
 from shopify_simulator.graphql_api import Call, answer, understand
 from shopify_simulator.simulator import Simulator
 from shopify_simulator.stores import Store
-from shopify_simulator.wire import Reply, Waits, response, stamped
+from shopify_simulator.wire import Reply, Waits, fault_reply, response, stamped
 
 UNAUTHORIZED = {
     "errors": "[API] Invalid API key or access token (unrecognized login or wrong password)"
 }
 BAD_REQUEST = {"errors": {"query": "Required parameter missing or invalid"}}
 NOT_FOUND = {"errors": "Not Found"}
-HTML = b"<!DOCTYPE html><html><head><title>Something went wrong</title></head></html>"
 
 
 def create_app(simulator: Simulator, waits: Waits) -> Starlette:
     api = ShopifyApi(simulator, waits)
     return Starlette(
         routes=[
+            bulk_route(simulator, waits),
             Mount("/_control", routes=control_routes(simulator)),
             Route("/{shop}/admin/api/{version}/graphql.json", api.graphql, methods=["POST"]),
             Route("/{shop}/admin/oauth/access_token", api.access_token, methods=["POST"]),
@@ -56,6 +58,8 @@ class ShopifyApi:
         call = body and _call(body)
         if not call:
             return self._send(request, store, json_reply(BAD_REQUEST, 400), None)
+        if call.about_bulk:
+            await asyncio.to_thread(store.bulk.settle)
         arguments = call.rows_arguments
         fault = store.next_fault(call.operation, arguments)
         reply, cost = self._answer(request, store, call, fault)
@@ -121,25 +125,6 @@ def served_version(asked: str, supported: list[str]) -> str:
 
 def json_reply(body: Any, status: int = 200) -> Reply:
     return Reply(status=status, content=orjson.dumps(body))
-
-
-def fault_reply(fault: Fault | None) -> Reply | None:
-    """The answer of a fault that stands instead of ours."""
-    if fault is None or fault.kind not in INSTEAD:
-        return None
-    options = fault.options
-    match fault.kind:
-        case "status":
-            body = options.get("body", {"errors": f"HTTP {options['status']}"})
-            content = body.encode() if isinstance(body, str) else orjson.dumps(body)
-            headers = {k: str(v) for k, v in options.get("headers", {}).items()}
-            return Reply(status=options["status"], content=content, headers=headers)
-        case "redirect":
-            return Reply(status=301, headers={"Location": options["location"]})
-        case "html":
-            return Reply(content=HTML, headers={"Content-Type": "text/html; charset=utf-8"})
-        case _:  # empty; reset and hang never come to answer
-            return Reply()
 
 
 def _log(store: Store, operation: str | None, reply: Reply, fault: Fault | None) -> Any:

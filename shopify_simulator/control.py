@@ -43,6 +43,7 @@ def control_routes(simulator: Simulator) -> list[Route]:
         _route("POST", customers + "/{id}/merge", control.merge_customer),
         _route("POST", "/stores/{shop}/faults", control.add_fault, 201),
         _route("DELETE", "/stores/{shop}/faults", control.clear_faults),
+        _route("GET", "/stores/{shop}/bulk-operations", control.list_bulk_operations),
         _route("GET", "/stores/{shop}/requests", control.list_requests),
         _route("DELETE", "/stores/{shop}/requests", control.clear_requests),
         *(
@@ -141,7 +142,12 @@ class Control:
         given = await json_object(request)
         return self._store(request).merge(request.path_params["id"], into=given["into"])
 
-    # faults and the log
+    # bulk operations, faults and the log
+
+    async def list_bulk_operations(self, request: Request) -> Any:
+        bulk = self._store(request).bulk
+        await asyncio.to_thread(bulk.settle)
+        return bulk.all()
 
     async def add_fault(self, request: Request) -> Body:
         given = await json_object(request)

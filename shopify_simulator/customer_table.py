@@ -102,6 +102,14 @@ class CustomerTable:
             has_previous=after is not None,
         )
 
+    def snapshot(self, found: Filter, indexed_until: datetime | None) -> list[Row]:
+        """Every row that matches, by id; without a filter all that the primary has."""
+        if not found.ranges:
+            return [self._rows[number] for number in sorted(self._rows)]
+        self._index.catch_up(indexed_until)
+        keys = self._index.keys(found, "ID", after=None, reverse=False)
+        return [self._rows[number] for _, number in keys if number in self._rows]
+
     def _remember(self, number: int, row: Row | None, now: datetime, shown_from: datetime) -> None:
         while self._ended and self._ended[0][0] <= shown_from:
             self._ended.popleft()

@@ -1,5 +1,6 @@
 """What root fields are answered with at hand: store, document, and the fault whose turn it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shopify_simulator.access import HIDDEN
@@ -19,6 +20,21 @@ class Refused(Exception):
         super().__init__(message)
         entry = {"message": message, "locations": [at.location], "path": list(at.path)}
         self.errors = [entry | {"extensions": {"code": code}}]
+
+
+def connection(
+    page: list[Row], cursor: Callable[[Row], str], *, after: str | None, has_next: bool
+) -> Row:
+    return {
+        "nodes": page,
+        "edges": [{"cursor": cursor(row), "node": row} for row in page],
+        "pageInfo": {
+            "hasNextPage": has_next,
+            "hasPreviousPage": after is not None,
+            "startCursor": cursor(page[0]) if page else None,
+            "endCursor": cursor(page[-1]) if page else None,
+        },
+    }
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,8 @@
 
 A fault skips the first `after` requests that it matches, then acts `times` times (None: for
 ever). Of several, those with an end act first, in the order they were added. What a kind does is
-written where it happens: in `graphql_api` for answers, in `wire` for bytes and waits.
+written where it happens: in `graphql_api` for answers, in `wire` for bytes and waits, in
+`bulk_operations` for the end of a bulk operation, in `bulk_download` for its file.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ ON_THE_WIRE = (
     "drip_headers",
     "version",
     "no_date",
+    "answer_lost",
 )
 IN_THE_ANSWER = (
     "throttled",
@@ -30,12 +32,28 @@ IN_THE_ANSWER = (
     "max_cost_above",
     "null_nodes",
 )
-KINDS = frozenset((*INSTEAD, *ON_THE_WIRE, *IN_THE_ANSWER))
+AT_THE_END_OF_BULK = (
+    "bulk_end",
+    "bulk_short",
+    "bulk_broken_line",
+    "bulk_no_url",
+    "bulk_url",
+)
+"""`bulk_end`: it ends with `status` (and `errorCode`); of a FAILED one half the rows are partial
+data. `bulk_short`: the file lacks its last `lines` (1). `bulk_broken_line`: of `line` (the middle
+one) half is left. `bulk_no_url`: as if there were no rows. `bulk_url`: the file is said to be at
+`url`."""
+KINDS = frozenset((*INSTEAD, *ON_THE_WIRE, *IN_THE_ANSWER, *AT_THE_END_OF_BULK))
+BULK_END, BULK_FILE = "bulk_end", "bulk_file"
+"""No operations of a document: where a bulk operation ends, and where its file is read. There only
+those faults act that name it; of the file `reset` and `short_body` act after `bytes` (half)."""
 NEEDED_OPTIONS = {
     "status": ("status",),
     "redirect": ("location",),
     "max_cost_above": ("first",),
     "version": ("version",),
+    "bulk_end": ("status",),
+    "bulk_url": ("url",),
 }
 
 Arguments = Mapping[str, Any]
@@ -55,10 +73,13 @@ class Fault:
         missing = [o for o in NEEDED_OPTIONS.get(self.kind, ()) if o not in self.options]
         if missing:
             raise ValueError(f"the fault {self.kind} needs {', '.join(missing)}")
+        if self.kind in AT_THE_END_OF_BULK:
+            self.operation = BULK_END
 
     def matches(self, operation: str | None, arguments: Arguments) -> bool:
         """`arguments` are those of `customers` or `nodes`, empty for any other request."""
-        if self.operation is not None and self.operation != operation:
+        anywhere = self.operation is None and operation not in (BULK_END, BULK_FILE)
+        if self.operation != operation and not anywhere:
             return False
         condition = CONDITIONS.get(self.kind)
         return condition is None or condition(self, arguments)

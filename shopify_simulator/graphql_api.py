@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shopify_simulator.access import missing_scopes, protected_errors
+from shopify_simulator.access import bulk_disabled_errors, missing_scopes, protected_errors
+from shopify_simulator.bulk_roots import BULK_ROOTS
 from shopify_simulator.cost import MAX_QUERY_COST, selection_cost
 from shopify_simulator.document import Field, InvalidDocument, Plan, plan
 from shopify_simulator.execution import Execution, Refused
@@ -30,6 +31,10 @@ class Call:
     @property
     def operation(self) -> str | None:
         return self.plan.name if self.plan else None
+
+    @property
+    def about_bulk(self) -> bool:
+        return self.plan is not None and any(each.name in BULK_ROOTS for each in self.plan.fields)
 
     @property
     def rows_arguments(self) -> Row:
@@ -95,6 +100,8 @@ class _Answering:
 
     def _denied(self) -> Row | None:
         errors = missing_scopes(self.plan, self.store.settings.scopes)
+        if not self.store.settings.bulk_enabled:
+            errors += bulk_disabled_errors(self.plan)
         if not errors and self.store.settings.protected_data == "none":
             errors = protected_errors(self.plan, "none")
         if not errors:

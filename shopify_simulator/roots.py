@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
+from shopify_simulator.bulk_roots import BULK_ROOTS
 from shopify_simulator.customer_table import Page, customer_number
 from shopify_simulator.document import Field
 from shopify_simulator.execution import BAD_CURSOR, MAX_PAGE, Execution, Refused
@@ -107,6 +108,7 @@ ROOTS: dict[str, Callable[[Execution, Field, Row], Any]] = {
     "shop": shop,
     "currentAppInstallation": current_app_installation,
     "publicApiVersions": public_api_versions,
+    **BULK_ROOTS,
     **WEBHOOK_ROOTS,
 }
 

@@ -25,6 +25,14 @@ class Settings:
     supported_versions: list[str] = field(default_factory=lambda: list(SUPPORTED_VERSIONS))
     replica_lag_seconds: float = 0
     """Reads by id show the store as it was that long ago on the simulator's clock."""
+    bulk_enabled: bool = True
+    """False: the app may start no bulk operation."""
+    bulk_limit: int = 5
+    """So many bulk queries run at once."""
+    bulk_seconds: float = 0
+    """So long a bulk operation runs at least, on the simulator's clock."""
+    bulk_snapshot: str = "created"
+    """Which state of the store it exports: that when it was `created`, or when `completed`."""
     webhook_api_version: str = "2026-10"
     webhook_secret: str | None = None
     """None: the app's client secret signs."""

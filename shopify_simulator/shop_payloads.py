@@ -1,8 +1,8 @@
-"""The bodies of webhooks about a shop, its app and the compliance topics."""
+"""The bodies of webhooks about a shop, its app, its bulk operations and the compliance topics."""
 
 from typing import Any
 
-from shopify_simulator.payloads import email_of, phone_of
+from shopify_simulator.payloads import email_of, local, phone_of
 from shopify_simulator.sample import Row
 from shopify_simulator.settings import Settings
 
@@ -80,6 +80,19 @@ def scopes_body(shop_gid: str, previous: list[str], current: list[str], updated_
         "previous": previous,
         "current": current,
         "updated_at": updated_at,
+    }
+
+
+def bulk_body(operation: Row) -> Row:
+    """Of bulk_operations/finish; `operation` is a BulkOperation as GraphQL shows it."""
+    code = operation["errorCode"]
+    return {
+        "admin_graphql_api_id": operation["id"],
+        "completed_at": local(operation["completedAt"]),
+        "created_at": local(operation["createdAt"]),
+        "error_code": code and code.lower(),
+        "status": operation["status"].lower(),
+        "type": operation["type"].lower(),
     }
 
 

@@ -4,6 +4,7 @@ import threading
 import zlib
 from typing import Any
 
+from shopify_simulator.bulk_files import BulkFiles
 from shopify_simulator.clock import Clock
 from shopify_simulator.credentials import Credentials
 from shopify_simulator.sender import Sender
@@ -18,6 +19,7 @@ class Simulator:
         self.clock = Clock()
         self._latency_ms = latency_ms
         self._sender = Sender()
+        self._bulk_files = BulkFiles(url)
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
 
@@ -63,17 +65,24 @@ class Simulator:
             clock=self.clock,
             credentials=credentials,
             sender=self._sender,
+            bulk_files=self._bulk_files,
             seed=seed,
         )
         store.change(**{"latency_ms": self._latency_ms, **settings})
         store.fill(customers)
         with self._lock:
+            replaced = self._stores.get(shop)
             self._stores[shop] = store
+        if replaced is not None:
+            replaced.bulk.stop()
         return store
 
     def stop(self) -> None:
-        """Ends the threads that send webhooks."""
+        """Ends the threads that export and send webhooks; the exported files go."""
+        for store in self.stores:
+            store.bulk.stop()
         self._sender.stop()
+        self._bulk_files.close()
 
     def _free_number(self, shop: str) -> int:
         """The same for the same name in every simulator, as long as no two names collide."""

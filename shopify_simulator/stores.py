@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from shopify_simulator.bulk_files import BulkFiles
+from shopify_simulator.bulk_operations import BulkOperations
 from shopify_simulator.clock import Clock, stamp, stamp_ms
 from shopify_simulator.credentials import Credentials
 from shopify_simulator.customer_store import IDS_PER_STORE, CustomerStore
@@ -41,6 +43,7 @@ class Store(CustomerStore):
         clock: Clock,
         credentials: Credentials,
         sender: Sender,
+        bulk_files: BulkFiles,
         seed: int = 1,
     ) -> None:
         super().__init__(shop, number=number, clock=clock, credentials=credentials, seed=seed)
@@ -57,6 +60,16 @@ class Store(CustomerStore):
             outbox=self._outbox,
         )
         self._data_requests = itertools.count(1)
+        self.bulk = BulkOperations(
+            number * IDS_PER_STORE + 1,
+            clock=clock,
+            settings=self.settings,
+            lock=self.lock,
+            files=bulk_files,
+            snapshot=self.snapshot,
+            next_fault=self.next_fault,
+            tell=self._tell,
+        )
 
     def change(self, **settings: Any) -> None:
         """Settings in snake_case or camelCase; the shop's and the scopes are told of."""

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Callable
 
 from shopify_simulator.document import Field
-from shopify_simulator.execution import BAD_CURSOR, MAX_PAGE, Execution, Refused
+from shopify_simulator.execution import BAD_CURSOR, MAX_PAGE, Execution, Refused, connection
 from shopify_simulator.sample import Row
 from shopify_simulator.subscriptions import UserError
 
@@ -19,16 +19,7 @@ def webhook_subscriptions(run: Execution, at: Field, given: Row) -> Row:
     # Numbers ascend, so a page goes on though the one before it lost its last row.
     behind = [row for row in rows if after is None or _number(row["id"]) > _position(at, after)]
     page = behind[:first]
-    return {
-        "nodes": page,
-        "edges": [{"cursor": _cursor(row), "node": row} for row in page],
-        "pageInfo": {
-            "hasNextPage": len(behind) > len(page),
-            "hasPreviousPage": after is not None,
-            "startCursor": _cursor(page[0]) if page else None,
-            "endCursor": _cursor(page[-1]) if page else None,
-        },
-    }
+    return connection(page, _cursor, after=after, has_next=len(behind) > len(page))
 
 
 def create(run: Execution, at: Field, given: Row) -> Row:

@@ -16,15 +16,17 @@ from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shopify_simulator.clock import Clock
-from shopify_simulator.faults import Fault
+from shopify_simulator.faults import INSTEAD, Fault
 
 GZIP_FROM_BYTES = 1000
 DRIP_SECONDS = 0.05
+HTML = b"<!DOCTYPE html><html><head><title>Something went wrong</title></head></html>"
 JSON = "application/json; charset=utf-8"
 
 
@@ -86,6 +88,25 @@ def stamped(reply: Reply, clock: Clock, version: str, fault: Fault | None) -> Re
     return replace(reply, headers=headers)
 
 
+def fault_reply(fault: Fault | None) -> Reply | None:
+    """The answer of a fault that stands instead of ours."""
+    if fault is None or fault.kind not in INSTEAD:
+        return None
+    options = fault.options
+    match fault.kind:
+        case "status":
+            body = options.get("body", {"errors": f"HTTP {options['status']}"})
+            content = body.encode() if isinstance(body, str) else orjson.dumps(body)
+            headers = {k: str(v) for k, v in options.get("headers", {}).items()}
+            return Reply(status=options["status"], content=content, headers=headers)
+        case "redirect":
+            return Reply(status=301, headers={"Location": options["location"]})
+        case "html":
+            return Reply(content=HTML, headers={"Content-Type": "text/html; charset=utf-8"})
+        case _:  # empty; reset and hang never come to answer
+            return Reply()
+
+
 def response(reply: Reply, fault: Fault | None, waits: Waits, accepts_gzip: bool) -> Response:
     if fault is not None and fault.kind in RAW:
         return RAW[fault.kind](reply, fault, waits)
@@ -145,12 +166,14 @@ class DripHeaders(RawResponse):
 
 class Reset(RawResponse):
     async def write(self, transport: Any) -> None:
-        # Lingering for zero seconds turns the close into an RST.
-        no_linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, no_linger
-        )
-        transport.abort()
+        reset(transport)
+
+
+def reset(transport: Any) -> None:
+    # Lingering for zero seconds turns the close into an RST.
+    no_linger = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+    transport.abort()
 
 
 class Hang(RawResponse):
@@ -163,5 +186,6 @@ RAW: dict[str, type[RawResponse]] = {
     "drip": Drip,
     "drip_headers": DripHeaders,
     "reset": Reset,
+    "answer_lost": Reset,
     "hang": Hang,
 }
