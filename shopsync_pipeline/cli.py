@@ -25,11 +25,13 @@ from shopsync_pipeline.db import (
     data_requests,
     dead_letters,
     integrations,
+    reconciliations,
     requests,
     roles,
     schema,
 )
 from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, SyncRequest
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
@@ -150,6 +152,16 @@ def sync(
 ) -> None:
     """Have Dagster sync organizations now, and wait for the result."""
     _ask_and_follow("sync", organizations, "full" if full else "incremental")
+
+
+@app.command()
+def reconcile(
+    organizations: Annotated[
+        list[str] | None, typer.Argument(help="organizationIds; none for all.")
+    ] = None,
+) -> None:
+    """Have Dagster read whole stores again and mend every difference; prints what was found."""
+    _ask_and_follow("reconcile", organizations)
 
 
 @webhooks_app.command()
@@ -322,12 +334,19 @@ def _ask_and_follow(kind: str, organizations: list[str] | None, mode: str = "inc
             for o in wanted
         ]
         ended = _followed(conn, filed)
-    out.print(views.requests_table(ended))
+        found = _found(conn, ended) if kind == "reconcile" else []
+    out.print(views.reconciliations_table(found) if found else views.requests_table(ended))
     failed = [request for request in ended if request.status == "failed"]
     for request in failed:
         err.print(f"{request.error}", style="red", markup=False)
     if failed:
         raise typer.Exit(1)
+
+
+def _found(conn: Conn, ended: list[SyncRequest]) -> list[Reconciliation]:
+    runs = [request.run_id for request in ended if request.run_id]
+    organizations = [request.organization_id for request in ended if request.organization_id]
+    return reconciliations.of_runs(conn, runs, organizations)
 
 
 def _followed(conn: Conn, request_ids: list[str]) -> list[SyncRequest]:

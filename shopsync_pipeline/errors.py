@@ -14,7 +14,9 @@ ShopsyncError
     │   ├── Unreachable         no whole answer: refused, reset, timed out
     │   ├── Throttled           the cost bucket is too low, or HTTP 429
     │   ├── ServerTrouble       HTTP 5xx, INTERNAL_SERVER_ERROR
-    │   └── BrokenAnswer        truncated, not JSON, or data together with errors
+    │   ├── BrokenAnswer        truncated, not JSON, or data together with errors
+    │   ├── BulkFailed          a bulk operation that did not end well, or a result not whole
+    │   └── BulkUnfinished      Shopify is still at work on a bulk operation
     ├── StoreTrouble            this store must be mended by a person; others go on
     │   ├── NeedsReauth         401: the token is refused
     │   ├── NeedsScope          403, ACCESS_DENIED: the app may not read this
@@ -104,6 +106,18 @@ class ServerTrouble(RetryableError):
 
 class BrokenAnswer(RetryableError):
     """An answer arrived that cannot be trusted as complete."""
+
+
+class BulkFailed(RetryableError):
+    """Nothing of the operation counts; the next sync starts another."""
+
+    remedy = "The next sync starts a new bulk operation; nothing that was merged is lost."
+
+
+class BulkUnfinished(RetryableError):
+    """The operation stays; the next sync takes it up."""
+
+    remedy = "The next sync takes it up again; large stores may take hours at Shopify."
 
 
 class StoreTrouble(ShopifyError):

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from shopsync_pipeline.db.data_requests import DataRequest
 from shopsync_pipeline.db.dead_letters import DeadLetter
+from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.models import Integration, SyncRequest
 from shopsync_pipeline.sync.doctor import Finding
 
@@ -46,9 +47,28 @@ def requests_table(requests: Sequence[SyncRequest]) -> Table:
             request.organization_id or "all that are due",
             f"[{STYLES.get(request.status, 'yellow')}]{request.status}[/]",
             *counts,
-            (request.run_id or "").split("-")[0],  # as Dagster's UI shows it
+            _short(request.run_id or ""),
         )
     return table
+
+
+def reconciliations_table(ended: Sequence[Reconciliation]) -> Table:
+    """One line a store; those that failed are told of below the table."""
+    table = Table(
+        *("Organization", Column("Store", no_wrap=True), "Read"),
+        *("Missing", "Drifted", "Revived", "Deleted"),
+        Column("Run", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+    )
+    for each in ended:
+        found = (each.rows_read, each.missing, each.drifted, each.revived, each.deleted)
+        table.add_row(each.organization_id, each.shop, *map(str, found), _short(each.run_id))
+    return table
+
+
+def _short(run_id: str) -> str:
+    """As Dagster's UI shows it."""
+    return run_id.split("-")[0]
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -29,6 +29,11 @@ from shopsync_pipeline.sync.organizations import (
     open_engine,
     sync_organizations,
 )
+from shopsync_pipeline.sync.reconcile import (
+    ReconcileOrder,
+    StoreReconciliation,
+    reconcile_organizations,
+)
 
 CLOCK_STEP = 1e-6
 """Seconds: less would not move the simulator's clock, and a wait for it would never end."""
@@ -102,6 +107,13 @@ class World:
     def sync_one(self, organization: str, **order: Any) -> StoreOutcome:
         (outcome,) = self.sync(organization, **order)
         return outcome
+
+    def reconcile(self, *organizations: str, **order: Any) -> list[StoreReconciliation]:
+        """One run over these organizations; the outcome of each store."""
+        self.runs += 1
+        how = ReconcileOrder(run_id=f"reconcile-{self.runs}", **order)
+        outcomes = reconcile_organizations(self.engine, organizations, how)
+        return [store for outcome in outcomes for store in outcome.stores]
 
     def hear(self, organization: str, topic: str, body: Any, webhook_id: str | None = None) -> str:
         """An inbox row as the receiver would store it; its webhook-id."""

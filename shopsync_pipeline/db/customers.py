@@ -141,7 +141,7 @@ def merge(conn: Conn, integration: Integration, rows: Iterable[CustomerRow], rea
     with conn.cursor() as cursor, cursor.copy(COPY_INCOMING) as copy:
         for row in rows:
             copy.write_row(row)
-    if not read.by_id:
+    if not read.by_id and read.via != "RECONCILE":  # which reads them by id itself
         inbox.mark_revenants(conn, integration.id)
     counted = conn.execute(
         MERGE,

@@ -88,8 +88,8 @@ def deactivate(conn: Conn, integration_id: str) -> None:
         UPDATE integrations SET "isActive" = false, "accessToken" = NULL, "refreshToken" = NULL,
           "accessTokenExpiresAt" = NULL, "refreshTokenExpiresAt" = NULL,
           "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
-          "realtimeSince" = NULL, "inactiveSince" = clock_timestamp(),
-          "updatedAt" = clock_timestamp()
+          "bulkOperationId" = NULL, "bulkReadAt" = NULL, "realtimeSince" = NULL,
+          "inactiveSince" = clock_timestamp(), "updatedAt" = clock_timestamp()
         WHERE "id" = %s AND "isActive"
         """,
         [integration_id],
@@ -358,6 +358,57 @@ def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
         {"until": window.until, "id": integration.id, "cursor": window.cursor},
     ).rowcount
     _one_row(moved, integration)
+
+
+def bulk_operation(conn: Conn, integration_id: str) -> tuple[str, datetime] | None:
+    """The bulk operation whose result is not merged yet, and the moment as of which its rows count
+    as read, on Postgres's clock."""
+    row = conn.execute(
+        'SELECT "bulkOperationId", "bulkReadAt" FROM integrations WHERE "id" = %s', [integration_id]
+    ).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
+
+
+def remember_bulk(conn: Conn, integration_id: str, operation_id: str, read_at: datetime) -> None:
+    """So that whoever comes after a crash takes it up."""
+    conn.execute(
+        """UPDATE integrations SET "bulkOperationId" = %s, "bulkReadAt" = %s WHERE "id" = %s""",
+        [operation_id, read_at, integration_id],
+    )
+
+
+def forget_bulk(conn: Conn, integration_id: str, operation_id: str) -> None:
+    """Its result is merged, or will never be; another operation is left alone."""
+    conn.execute(
+        """UPDATE integrations SET "bulkOperationId" = NULL, "bulkReadAt" = NULL
+           WHERE "id" = %s AND "bulkOperationId" = %s""",
+        [integration_id, operation_id],
+    )
+
+
+def finish_bulk(
+    conn: Conn, integration: Integration, operation_id: str, until: datetime
+) -> datetime:
+    """The whole store was read at `until` or later, on Shopify's clock. Returns the watermark.
+
+    The store is not fresh by this: what changed since is still to be pulled. Raises SyncConflict
+    where the store was connected anew meanwhile.
+    """
+    row = conn.execute(
+        """
+        UPDATE integrations SET "watermark" = greatest("watermark", %(until)s),
+          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
+          "updatedAt" = clock_timestamp()
+        WHERE "id" = %(id)s AND "isActive" AND "watermark" IS NOT DISTINCT FROM %(watermark)s
+        RETURNING "watermark"
+        """,
+        {"until": until, "id": integration.id, "watermark": integration.watermark},
+    ).fetchone()
+    _one_row(int(row is not None), integration)
+    assert row is not None
+    forget_bulk(conn, integration.id, operation_id)
+    watermark: datetime = row[0]
+    return watermark
 
 
 def record_trouble(

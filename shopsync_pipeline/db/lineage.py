@@ -15,6 +15,16 @@ MOST_IDS_TOLD = 100
 """Event ids in one report; the others are found by their run."""
 
 
+# No pull of the organization has failed or is still to come.
+WHOLE = """
+  NOT EXISTS (
+    SELECT FROM integrations i
+    WHERE i."organizationId" = s."organizationId" AND i."isActive"
+      AND (i."watermark" IS NULL OR i."lastError" IS NOT NULL)
+  )
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """What one run settled for one organization and nobody logged yet.
@@ -36,7 +46,7 @@ def unreported(conn: Conn) -> list[Report]:
     """For each organization and run, one report; those of killed runs too."""
     with conn.cursor(row_factory=class_row(Report)) as cursor:
         return cursor.execute(
-            """
+            f"""
             WITH settled AS (
               SELECT "id", "organizationId", "runId", coalesce("outcome", 'unchanged') AS "outcome",
                      extract(epoch FROM "processedAt" - "receivedAt") AS lag
@@ -52,14 +62,10 @@ def unreported(conn: Conn) -> list[Report]:
               array_agg(s."id" ORDER BY s."id") AS event_ids, c.outcomes,
               percentile_cont(0.5) WITHIN GROUP (ORDER BY s.lag) AS median,
               max(s.lag)::float8 AS slowest,
-              NOT EXISTS (
-                SELECT FROM integrations i
-                WHERE i."organizationId" = s."organizationId" AND i."isActive"
-                  AND (i."watermark" IS NULL OR i."lastError" IS NOT NULL)
-              ) AS whole
+              {WHOLE} AS whole
             FROM settled s JOIN counted c USING ("organizationId", "runId")
             GROUP BY 1, 2, 4
-            """,
+            """,  # noqa: S608
             [MOST_REPORTED],
         ).fetchall()
 
@@ -69,3 +75,13 @@ def mark_reported(conn: Conn, event_ids: Sequence[str]) -> None:
         'UPDATE webhook_events SET "reportedAt" = clock_timestamp() WHERE "id" = ANY(%s)',
         [list(event_ids)],
     )
+
+
+def is_whole(conn: Conn, organization_id: str) -> bool:
+    """Whether what was written for the organization may be told as a materialization: of one whose
+    pull has failed, or was never whole, it would turn a red partition green."""
+    row = conn.execute(
+        f'SELECT {WHOLE} FROM (SELECT %s::text) AS s ("organizationId")',  # noqa: S608
+        [organization_id],
+    ).fetchone()
+    return row is not None and bool(row[0])

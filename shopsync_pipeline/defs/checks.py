@@ -49,7 +49,7 @@ def evaluate(conn: Conn) -> Iterator[AssetCheckResult]:
         check_name="stores_are_fresh",
         passed=not late and not troubled,
         severity=AssetCheckSeverity.ERROR if late else AssetCheckSeverity.WARN,
-        metadata={"late": _listed(late), "in trouble": _listed(troubled)},
+        metadata={"late": listed(late), "in trouble": listed(troubled)},
     )
     stores = table.counts_by_store(conn)
     differing = list(_differing(stores))
@@ -57,7 +57,7 @@ def evaluate(conn: Conn) -> Iterator[AssetCheckResult]:
         check_name="counts_match_shopify",
         passed=not differing,
         severity=AssetCheckSeverity.WARN,
-        metadata={"stores": len(stores), "differing": _listed(differing)},
+        metadata={"stores": len(stores), "differing": listed(differing)},
     )
 
 
@@ -70,7 +70,7 @@ def _differing(stores: Sequence[table.StoreCount]) -> Iterator[str]:
             )
 
 
-def _listed(lines: list[str]) -> MetadataValue:
+def listed(lines: list[str]) -> MetadataValue:
     if not lines:
         return MetadataValue.text("none")
     return MetadataValue.md("\n".join(f"- {line}" for line in lines[:100]))

@@ -19,6 +19,7 @@ from shopsync_pipeline.db.engine import Conn, clock
 from shopsync_pipeline.defs.jobs import sync_customers
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.realtime import enable_realtime_sync
+from shopsync_pipeline.defs.reconciliation import reconcile_customers
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import known_organizations, range_run, runs_for_due
 from shopsync_pipeline.models import SyncRequest
@@ -27,7 +28,7 @@ from shopsync_pipeline.sync.due import contiguous_ranges
 
 
 @sensor(
-    jobs=[sync_customers, enable_realtime_sync],
+    jobs=[sync_customers, enable_realtime_sync, reconcile_customers],
     minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
     description="Registers new organizations and starts the runs that people and the app ask for.",
@@ -90,6 +91,7 @@ KINDS: Sequence[tuple[str, str, str, dict[str, str]]] = (
     ("sync", sync_customers.name, "customers", {"mode": "incremental"}),
     ("sync", sync_customers.name, "customers", {"mode": "full"}),
     ("realtime", enable_realtime_sync.name, "webhook_subscriptions", {}),
+    ("reconcile", reconcile_customers.name, "customer_reconciliation", {}),
 )
 """Kind of request, the job and the asset that answer it, and what of its config tells it apart."""
 

@@ -78,8 +78,7 @@ def parse(shop: str, raw: RawAnswer) -> dict[str, Any]:
         ) from None
     if not isinstance(payload, dict):
         raise errors.BrokenAnswer(shop, "the answer is JSON, but no object")
-    # Postgres's text cannot hold NUL; the scan of the bytes spares all other answers the walk.
-    clean: dict[str, Any] = _without_nul(payload) if NUL in raw.body else payload
+    clean: dict[str, Any] = without_nul(payload, raw.body)
     return clean
 
 
@@ -165,11 +164,17 @@ def _date(text: str | None) -> datetime | None:
         return None
 
 
-def _without_nul(value: Any) -> Any:
+def without_nul(value: Any, text: bytes) -> Any:
+    """`value`, decoded from `text`, as Postgres's text can hold it: without NUL. The scan of the
+    bytes spares nearly all the walk."""
+    return _replaced(value) if NUL in text else value
+
+
+def _replaced(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
     if isinstance(value, list):
-        return [_without_nul(item) for item in value]
+        return [_replaced(item) for item in value]
     if isinstance(value, dict):
-        return {key: _without_nul(item) for key, item in value.items()}
+        return {key: _replaced(item) for key, item in value.items()}
     return value

@@ -16,6 +16,7 @@ import orjson
 from shopsync_pipeline.errors import BrokenAnswer, RetryableError, Throttled
 from shopsync_pipeline.settings import checked_shop
 from shopsync_pipeline.shopify.answers import Answer, RawAnswer, answer_of, cost_of, parse
+from shopsync_pipeline.shopify.bulk import BulkFile
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.shopify.ledger import Ledger
 from shopsync_pipeline.shopify.transport import new_session, post
@@ -104,6 +105,10 @@ class ShopClient:
         """POST to the store's OAuth token endpoint, once. Raises Unreachable."""
         url = f"{self._base}/admin/oauth/access_token"
         return post(self._session, self.shop, url, orjson.dumps(form), {})
+
+    def bulk_file(self, url: str) -> BulkFile:
+        """The result of a bulk operation, the caller's to close. Raises BulkFailed."""
+        return BulkFile(self.shop, url, endpoint=self._base)
 
     def _send(self, body: bytes, token: str, cost_key: tuple[str, Any], reserved: float) -> Answer:
         """One request. Whatever becomes of it, the ledger learns the bucket's state."""

@@ -6,6 +6,9 @@
 Rows and progress commit together, one transaction a page. After a kill at any moment the next
 pull goes on by cursor in the same window, or from `reached` if Shopify refuses the cursor,
 and then reads the rest up to now. The watermark moves only with the last page.
+
+A large store that is to be read whole is loaded by a bulk operation first (sync.bulk); a window
+from just before the operation began then brings what changed since.
 """
 
 import logging
@@ -25,6 +28,7 @@ from shopsync_pipeline.errors import (
 from shopsync_pipeline.models import Integration, MergeCounts, Mode, Read, Via, Window
 from shopsync_pipeline.shopify.client import Reply, Waits
 from shopsync_pipeline.shopify.customers import PAGE_SIZE, Page, page_of, window_filter
+from shopsync_pipeline.sync.bulk import BULK_ABOVE, load
 from shopsync_pipeline.sync.store import Store, scopes_of, shop_id_of
 
 log = logging.getLogger(__name__)
@@ -35,16 +39,21 @@ OVERLAP = timedelta(minutes=15)
 @dataclass(kw_only=True)
 class PullResult:
     """What one pull did. `points` are API cost points, `throttled` and `seconds` are seconds;
-    `since` None means from the beginning."""
+    `since` None means from the beginning. `in_shopify` is how many customers the store has."""
 
     since: datetime | None = None
     until: datetime | None = None
+    in_shopify: int = 0
+    bulk_operation: str | None = None
     counts: MergeCounts = field(default_factory=MergeCounts)
     pages: int = 0
     requests: int = 0
     points: float = 0.0
     throttled: float = 0.0
     seconds: float = 0.0
+
+    def add(self, counts: MergeCounts) -> None:
+        self.counts += counts
 
     def count(self, reply: Reply) -> None:
         self.requests += reply.tries
@@ -82,6 +91,12 @@ def pull(
         watermark, since = window.until, window.until - OVERLAP
         now = yield from probe(store, result)  # the resumed window may have taken hours
         result.since = window.since
+    elif since is None and result.in_shopify > BULK_ABOVE:
+        loaded = yield from load(store, run_id, result.count, result.add)
+        if loaded is not None:
+            result.bulk_operation, watermark = loaded
+            since = watermark - OVERLAP
+            now = yield from probe(store, result)
     window = Window(since=since, until=now)
     transact(
         store.pool,
@@ -122,13 +137,14 @@ def probe(store: Store, result: PullResult) -> Waits[datetime]:
     reply = yield from store.ask("StoreProbe", {})
     result.count(reply)
     data = reply.answer.data
+    result.in_shopify = data["customersCount"]["count"]
     transact(
         store.pool,
         lambda conn: integrations.record_probe(
             conn,
             store.integration.id,
             shop_id=shop_id_of(data),
-            customers_count=data["customersCount"]["count"],
+            customers_count=result.in_shopify,
             scopes=scopes_of(data),
         ),
     )
@@ -144,6 +160,7 @@ class PageReader:
     """
 
     via: Via = "PULL"
+    operation = "CustomersPage"
 
     def __init__(self, store: Store, run_id: str, result: PullResult) -> None:
         self._store = store
@@ -179,17 +196,17 @@ class PageReader:
 
     def _ask(self, cursor: str | None, since: datetime | None, until: datetime) -> Waits[Reply]:
         while True:
-            variables = {
-                "first": self._page_size,
-                "after": cursor,
-                "query": window_filter(since, until),
-            }
+            variables = {"first": self._page_size, "after": cursor, **self.filtered(since, until)}
             try:
-                return (yield from self._store.ask("CustomersPage", variables))
+                return (yield from self._store.ask(self.operation, variables))
             except CostTooHigh:
                 if self._page_size == 1:
                     raise
                 self._page_size //= 2
+
+    def filtered(self, since: datetime | None, until: datetime) -> dict[str, str]:
+        """The variables of `operation` beside `first` and `after`."""
+        return {"query": window_filter(since, until)}
 
     def _check(self, page: Page, since: datetime | None, seen: set[str | None]) -> None:
         """A row above the window is newer data met through a stale index, and welcome."""
@@ -214,7 +231,7 @@ class PageReader:
             self.progress(conn, before, after, page, merged)
             return merged.counts
 
-        self._result.counts += transact(self._store.pool, work)
+        self._result.add(transact(self._store.pool, work))
 
     def progress(
         self, conn: Conn, before: Window, after: Window, page: Page, merged: customers.Merged

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 
+from shopsync_pipeline.db import requests
 from shopsync_pipeline_tests.world import World
 
 SHOP = "a.myshopify.com"
@@ -146,6 +148,40 @@ def test_a_data_request_is_exported_as_json(world: World) -> None:
     held = json.loads(shopsync(world, "data-requests", "export", request).stdout)
     assert held["name"] == person["displayName"]
     refused(shopsync(world, "data-requests", "export", "none"), "no data request")
+
+
+def test_a_reconcile_is_asked_for_and_what_it_found_is_shown(world: World) -> None:
+    store: Any = world.connect("acme", SHOP, customers=20)
+    world.sync("acme")
+    world.simulator.clock.advance(86400)
+    store.delete(store.customers()[0]["legacyResourceId"])
+    command = [sys.executable, "-m", "shopsync_pipeline.cli", "reconcile", "acme"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **world.environ, "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        answer_as_dagster_does(world, waiting)
+        shown, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    (line,) = [line.split() for line in shown.splitlines() if SHOP in line]
+    assert line == ["acme", SHOP, "19", "0", "0", "0", "1", "reconcile"]
+
+
+def answer_as_dagster_does(world: World, waiting: subprocess.Popen[str]) -> None:
+    """Reconcile as soon as a request is filed, under the run's id that World gives."""
+    with world.engine.pool.connection() as conn:
+        while not (filed := requests.unfinished(conn)):
+            assert waiting.poll() is None
+            time.sleep(0.01)
+        assert [(each.kind, each.organization_id) for each in filed] == [("reconcile", "acme")]
+        ids = [each.id for each in filed]
+        requests.begin(conn, ids, f"reconcile-{world.runs + 1}")
+        (outcome,) = world.reconcile("acme")
+        assert outcome.result is not None
+        requests.answer(conn, ids, "acme", counts=outcome.result.counts, error=None)
 
 
 def test_doctor_names_a_store_whose_webhooks_nobody_can_verify(world: World) -> None:

@@ -17,6 +17,7 @@ from graphql import (
 )
 
 from shopsync_pipeline.models import CUSTOMER_COLUMNS
+from shopsync_pipeline.shopify.bulk import customers_query
 from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.shopify.documents import document
 
@@ -63,6 +64,21 @@ def test_a_document_is_valid_against_the_trimmed_schema(trimmed: GraphQLSchema, 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_is_valid_against_shopifys_schema(published: GraphQLSchema, name: str) -> None:
     assert validate(published, parse(document(name))) == []
+
+
+def test_what_a_bulk_operation_executes_is_valid_and_asks_for_the_same_fields_as_a_page(
+    trimmed: GraphQLSchema,
+) -> None:
+    query = customers_query("an-integration")
+    assert validate(trimmed, parse(query)) == []
+    _, _, fields = document("CustomerFields").partition("{")
+    assert fields in query
+
+
+def test_what_a_bulk_operation_executes_is_valid_against_shopifys_schema(
+    published: GraphQLSchema,
+) -> None:
+    assert validate(published, parse(customers_query("an-integration"))) == []
 
 
 @pytest.mark.parametrize("name", QUERIES)

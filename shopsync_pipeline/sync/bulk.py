@@ -1,0 +1,271 @@
+"""A whole store by one bulk operation: started or taken up again, waited for, merged as it comes.
+
+    ours from before? ─► else start ─► poll ─► the file, chunk by chunk ─► take
+                              │                    read ahead by a thread
+                              └─ Shopify will not: None, and the caller reads pages
+
+The operation's id is kept with the integration until its rows are used, so that a run that was
+killed costs no second operation. Merging a chunk twice changes nothing.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import datetime, timedelta
+
+from shopsync_pipeline.db import customers, integrations
+from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.errors import (
+    BulkFailed,
+    BulkUnfinished,
+    NeedsScope,
+    QueryRefused,
+    Unreachable,
+)
+from shopsync_pipeline.models import CustomerRow, MergeCounts, Read
+from shopsync_pipeline.shopify.bulk import (
+    ACCESS_DENIED,
+    COMPLETED,
+    UNDER_WAY,
+    BulkFile,
+    BulkOperation,
+    customers_query,
+    operation_of,
+    refusal_of,
+    under_way,
+)
+from shopsync_pipeline.shopify.client import BACKOFF, Reply, Waits
+from shopsync_pipeline.sync.store import Store
+
+log = logging.getLogger(__name__)
+
+BULK_ABOVE = 10_000
+"""Customers, above which a whole store is read in bulk. So many are 40 pages, whose points a
+standard store's bucket holds nearly at once; an operation takes longer to begin."""
+
+CHUNK_ROWS = 5_000
+"""Rows of one merge: few enough to be held twice, one chunk being merged, the next one read."""
+
+FIRST_POLL_SECONDS = 1.0
+POLLS_GROW_BY = 1.5
+LAST_POLL_SECONDS = 20.0
+PATIENCE_SECONDS = 3600.0
+
+TAKEN_UP_FOR = timedelta(days=1)
+"""Since it ended. An older result would bring back customers that were deleted since."""
+
+LISTED = 10
+
+Count = Callable[[Reply], None]
+Take = Callable[[list[CustomerRow], datetime], None]
+Ours = tuple[BulkOperation, datetime]
+"""An operation, and the moment as of which its rows count as read, on Postgres's clock."""
+
+
+def load(
+    store: Store, run_id: str, count: Count, add: Callable[[MergeCounts], None]
+) -> Waits[tuple[str, datetime] | None]:
+    """Merge the whole store; the operation's id, and the watermark that is now stored.
+
+    None where Shopify will not give an operation. Raises a ShopifyError, and then the watermark
+    stays where it was.
+    """
+    integration = store.integration
+
+    def take(rows: list[CustomerRow], read_at: datetime) -> None:
+        how = Read(via="BULK", run_id=run_id, sent_at=read_at)
+
+        def work(conn: Conn) -> MergeCounts:
+            integrations.share(conn, integration.id)
+            return customers.merge(conn, integration, rows, how).counts
+
+        add(transact(store.pool, work))
+
+    operation = yield from read_in_bulk(store, count, take)
+    if operation is None:
+        return None
+    watermark = transact(
+        store.pool,
+        lambda conn: integrations.finish_bulk(
+            conn, integration, operation.id, operation.created_at
+        ),
+    )
+    return operation.id, watermark
+
+
+def read_in_bulk(store: Store, count: Count, take: Take) -> Waits[BulkOperation | None]:
+    """Give all customers of the store to `take`, a chunk at a time, with the moment as of which
+    they count as read, on Postgres's clock. `count` is told each answer of Shopify.
+
+    Returns the operation once every row it counted was taken; the caller then forgets it
+    (integrations.forget_bulk) with what it made of the rows. None, and nothing taken, where
+    Shopify will not start or execute one for this app. Raises BulkFailed where it ended badly or
+    its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
+    """
+    try:
+        ours = yield from _under_way_or_started(store, count)
+    except (NeedsScope, QueryRefused) as refused:
+        ours = None
+        log.warning("Reading pages, for no bulk operation can be had. %s", refused)
+    if ours is None:
+        return None
+    operation, read_at = ours
+    try:
+        operation = yield from _ended(store, count, operation)
+        if operation.error_code == ACCESS_DENIED:
+            log.warning("%s: reading pages, for the bulk operation was denied", operation.id)
+            _forget(store, operation.id)
+            return None
+        yield from _taken(store, operation, lambda rows: take(rows, read_at))
+    except BulkFailed:
+        _forget(store, operation.id)
+        raise
+    return operation
+
+
+def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
+    found = yield from _left_behind(store, count)
+    if found is not None:
+        return found
+    found, refusal = yield from _started(store, count)
+    if refusal is not None:
+        found = yield from _listed(store, count)  # it may be ours that is in the way
+    if found is None:
+        shop = store.integration.shop
+        log.warning("%s: reading pages, for a bulk operation was refused (%s)", shop, refusal)
+    return found
+
+
+def _left_behind(store: Store, count: Count) -> Waits[Ours | None]:
+    """An operation of ours that an earlier run started and did not use."""
+    held = read(store.pool, lambda conn: integrations.bulk_operation(conn, store.integration.id))
+    if held is None:
+        return (yield from _listed(store, count))
+    operation_id, read_at = held
+    operation = yield from _asked(store, count, operation_id)
+    if operation is None or not _good(operation, read(store.pool, clock)):
+        _forget(store, operation_id)
+        return None
+    log.info("%s: taking up bulk operation %s", store.integration.shop, operation_id)
+    return operation, read_at
+
+
+def _good(operation: BulkOperation, now: datetime) -> bool:
+    """Whether it is under way, or ended well and not too long ago."""
+    if operation.status == COMPLETED:
+        return now - (operation.completed_at or operation.created_at) < TAKEN_UP_FOR
+    return operation.status in UNDER_WAY
+
+
+def _listed(store: Store, count: Count) -> Waits[Ours | None]:
+    """One of ours that is at work, though no run could store that it began."""
+    integration = store.integration
+    reply = yield from store.ask("BulkOperations", {"first": LISTED})
+    count(reply)
+    nodes = reply.answer.data["bulkOperations"]["nodes"]
+    operation = under_way(integration.shop, nodes, integration.id)
+    return None if operation is None else _remembered(store, operation, operation.created_at)
+
+
+def _started(store: Store, count: Count) -> Waits[tuple[Ours | None, str | None]]:
+    """The new operation, or why there is none."""
+    integration = store.integration
+    query = customers_query(integration.id)
+    reply = yield from store.change("BulkOperationRun", {"query": query})
+    count(reply)
+    payload = reply.answer.data["bulkOperationRunQuery"]
+    refusal = refusal_of(payload)
+    if refusal is not None:
+        return None, refusal
+    operation = operation_of(integration.shop, payload["bulkOperation"])
+    log.info("%s: started bulk operation %s", integration.shop, operation.id)
+    # The clocks of Shopify and of Postgres differ; too early only lets other reads win.
+    return _remembered(store, operation, min(operation.created_at, reply.sent_at)), None
+
+
+def _remembered(store: Store, operation: BulkOperation, read_at: datetime) -> Ours:
+    transact(
+        store.pool,
+        lambda conn: integrations.remember_bulk(conn, store.integration.id, operation.id, read_at),
+    )
+    return operation, read_at
+
+
+def _forget(store: Store, operation_id: str) -> None:
+    transact(
+        store.pool,
+        lambda conn: integrations.forget_bulk(conn, store.integration.id, operation_id),
+    )
+
+
+def _ended(store: Store, count: Count, operation: BulkOperation) -> Waits[BulkOperation]:
+    """The operation as COMPLETED, or denied."""
+    shop = store.integration.shop
+    wait, patience = FIRST_POLL_SECONDS, PATIENCE_SECONDS
+    while operation.status in UNDER_WAY:
+        if patience <= 0:
+            raise BulkUnfinished(
+                shop, f"bulk operation {operation.id} is not done ({operation.rows} rows so far)"
+            )
+        yield wait
+        patience -= wait
+        wait = min(wait * POLLS_GROW_BY, LAST_POLL_SECONDS)
+        asked = yield from _asked(store, count, operation.id)
+        if asked is None:
+            raise BulkFailed(shop, f"Shopify does not know bulk operation {operation.id} any more")
+        operation = asked
+    if operation.error_code == ACCESS_DENIED:
+        return operation
+    if operation.status != COMPLETED:
+        why = f"{operation.status} {operation.error_code or ''}".strip()
+        raise BulkFailed(shop, f"bulk operation {operation.id} ended as {why}")
+    if operation.url is None and operation.rows:
+        raise BulkFailed(shop, f"bulk operation {operation.id} has rows, but no result")
+    return operation
+
+
+def _asked(store: Store, count: Count, operation_id: str) -> Waits[BulkOperation | None]:
+    reply = yield from store.ask("BulkOperationById", {"id": operation_id})
+    count(reply)
+    node = reply.answer.data["bulkOperation"]
+    return None if node is None else operation_of(store.integration.shop, node)
+
+
+def _taken(
+    store: Store, operation: BulkOperation, take: Callable[[list[CustomerRow]], None]
+) -> Waits[None]:
+    shop, taken = store.integration.shop, 0
+    if operation.url is not None:
+        with closing(store.client.bulk_file(operation.url)) as file:
+            taken = yield from _all_taken(file, take)
+    if taken != operation.rows:
+        raise BulkFailed(
+            shop, f"bulk operation {operation.id} has {operation.rows} rows, its result {taken}"
+        )
+    log.info("%s: merged the %d rows of bulk operation %s", shop, taken, operation.id)
+
+
+def _all_taken(file: BulkFile, take: Callable[[list[CustomerRow]], None]) -> Waits[int]:
+    """How many rows there were. While one chunk is merged, a thread reads the next."""
+    taken, tries, position = 0, 0, 0
+    with ThreadPoolExecutor(1, thread_name_prefix="bulk") as reader:
+        ahead = reader.submit(file.rows, CHUNK_ROWS)
+        while True:
+            try:
+                rows = ahead.result()
+            except Unreachable:
+                tries = 0 if file.position > position else tries
+                position = file.position
+                if tries == len(BACKOFF):
+                    raise
+                yield BACKOFF[tries]
+                tries += 1
+                ahead = reader.submit(file.rows, CHUNK_ROWS)
+                continue
+            if not rows:
+                return taken
+            ahead = reader.submit(file.rows, CHUNK_ROWS)
+            take(rows)
+            taken += len(rows)
+            yield 0.0  # let other stores have the worker
