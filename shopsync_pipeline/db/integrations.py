@@ -360,16 +360,18 @@ def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
     _one_row(moved, integration)
 
 
-def bulk_operation(conn: Conn, integration_id: str) -> tuple[str, datetime] | None:
-    """The bulk operation whose result is not merged yet, and the moment as of which its rows count
-    as read, on Postgres's clock."""
+def bulk_operation(conn: Conn, integration_id: str) -> tuple[str | None, datetime] | None:
+    """The bulk operation that was asked for and whose result is not merged yet: its id, None where
+    Shopify's answer was not heard, and the moment as of which its rows count as read."""
     row = conn.execute(
         'SELECT "bulkOperationId", "bulkReadAt" FROM integrations WHERE "id" = %s', [integration_id]
     ).fetchone()
-    return None if row is None or row[0] is None else (row[0], row[1])
+    return None if row is None or row[1] is None else (row[0], row[1])
 
 
-def remember_bulk(conn: Conn, integration_id: str, operation_id: str, read_at: datetime) -> None:
+def remember_bulk(
+    conn: Conn, integration_id: str, operation_id: str | None, read_at: datetime
+) -> None:
     """So that whoever comes after a crash takes it up."""
     conn.execute(
         """UPDATE integrations SET "bulkOperationId" = %s, "bulkReadAt" = %s WHERE "id" = %s""",
@@ -377,11 +379,11 @@ def remember_bulk(conn: Conn, integration_id: str, operation_id: str, read_at: d
     )
 
 
-def forget_bulk(conn: Conn, integration_id: str, operation_id: str) -> None:
+def forget_bulk(conn: Conn, integration_id: str, operation_id: str | None) -> None:
     """Its result is merged, or will never be; another operation is left alone."""
     conn.execute(
         """UPDATE integrations SET "bulkOperationId" = NULL, "bulkReadAt" = NULL
-           WHERE "id" = %s AND "bulkOperationId" = %s""",
+           WHERE "id" = %s AND "bulkOperationId" IS NOT DISTINCT FROM %s""",
         [integration_id, operation_id],
     )
 

@@ -6,7 +6,7 @@ waits for an operation; that is `sync.bulk`'s.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,13 +83,12 @@ def operation_of(shop: str, node: Mapping[str, Any]) -> BulkOperation:
         raise BrokenAnswer(shop, "a bulk operation is not as documented") from None
 
 
-def under_way(shop: str, nodes: Sequence[Mapping[str, Any]], mark: str) -> BulkOperation | None:
-    """The newest of these operations (BulkOperations.graphql) that is ours and not ended."""
-    ours = [each for each in nodes if str(each["query"]).startswith(_mark(mark))]
-    for operation in (operation_of(shop, each) for each in ours):
-        if operation.status in UNDER_WAY:
-            return operation
-    return None
+def ours_among(shop: str, nodes: Sequence[Mapping[str, Any]], mark: str) -> Iterator[BulkOperation]:
+    """Those of these operations (BulkOperations.graphql) that were started with this mark, the
+    newest first."""
+    for node in nodes:
+        if str(node["query"]).startswith(_mark(mark)):
+            yield operation_of(shop, node)
 
 
 def refusal_of(payload: Mapping[str, Any]) -> str | None:

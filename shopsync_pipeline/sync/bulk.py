@@ -4,8 +4,9 @@
                               │                    read ahead by a thread
                               └─ Shopify will not: None, and the caller reads pages
 
-The operation's id is kept with the integration until its rows are used, so that a run that was
-killed costs no second operation. Merging a chunk twice changes nothing.
+That an operation is asked for is written down before, and its id after; both stay until its rows
+are used, so that a run that was killed at any moment costs no second operation. Merging a chunk
+twice changes nothing.
 """
 
 import logging
@@ -17,6 +18,7 @@ from datetime import datetime, timedelta
 from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
+    CLOCKS_MAY_DIFFER,
     BulkFailed,
     BulkUnfinished,
     NeedsScope,
@@ -32,8 +34,8 @@ from shopsync_pipeline.shopify.bulk import (
     BulkOperation,
     customers_query,
     operation_of,
+    ours_among,
     refusal_of,
-    under_way,
 )
 from shopsync_pipeline.shopify.client import BACKOFF, Reply, Waits
 from shopsync_pipeline.sync.store import Store
@@ -107,6 +109,7 @@ def read_in_bulk(store: Store, count: Count, take: Take) -> Waits[BulkOperation 
         ours = yield from _under_way_or_started(store, count)
     except (NeedsScope, QueryRefused) as refused:
         ours = None
+        _forget(store, None)
         log.warning("Reading pages, for no bulk operation can be had. %s", refused)
     if ours is None:
         return None
@@ -128,21 +131,26 @@ def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
     found = yield from _left_behind(store, count)
     if found is not None:
         return found
-    found, refusal = yield from _started(store, count)
+    asked_at = read(store.pool, clock)
+    _remember(store, None, asked_at)
+    found, refusal = yield from _started(store, count, asked_at)
     if refusal is not None:
-        found = yield from _listed(store, count)  # it may be ours that is in the way
+        found = yield from _listed(store, count, asked_at)  # it may be ours that is in the way
     if found is None:
+        _forget(store, None)
         shop = store.integration.shop
         log.warning("%s: reading pages, for a bulk operation was refused (%s)", shop, refusal)
     return found
 
 
 def _left_behind(store: Store, count: Count) -> Waits[Ours | None]:
-    """An operation of ours that an earlier run started and did not use."""
+    """An operation that an earlier run asked for and did not use."""
     held = read(store.pool, lambda conn: integrations.bulk_operation(conn, store.integration.id))
     if held is None:
-        return (yield from _listed(store, count))
+        return None
     operation_id, read_at = held
+    if operation_id is None:  # that run did not hear Shopify's answer
+        return (yield from _listed(store, count, read_at))
     operation = yield from _asked(store, count, operation_id)
     if operation is None or not _good(operation, read(store.pool, clock)):
         _forget(store, operation_id)
@@ -158,17 +166,25 @@ def _good(operation: BulkOperation, now: datetime) -> bool:
     return operation.status in UNDER_WAY
 
 
-def _listed(store: Store, count: Count) -> Waits[Ours | None]:
-    """One of ours that is at work, though no run could store that it began."""
+def _listed(store: Store, count: Count, asked_at: datetime) -> Waits[Ours | None]:
+    """The operation that was asked for then, if Shopify began it."""
     integration = store.integration
     reply = yield from store.ask("BulkOperations", {"first": LISTED})
     count(reply)
     nodes = reply.answer.data["bulkOperations"]["nodes"]
-    operation = under_way(integration.shop, nodes, integration.id)
-    return None if operation is None else _remembered(store, operation, operation.created_at)
+    now = read(store.pool, clock)
+    for operation in ours_among(integration.shop, nodes, integration.id):
+        under_way = operation.status in UNDER_WAY
+        if under_way or (
+            operation.created_at > asked_at - CLOCKS_MAY_DIFFER and _good(operation, now)
+        ):
+            return _remembered(store, operation, asked_at)
+    return None
 
 
-def _started(store: Store, count: Count) -> Waits[tuple[Ours | None, str | None]]:
+def _started(
+    store: Store, count: Count, asked_at: datetime
+) -> Waits[tuple[Ours | None, str | None]]:
     """The new operation, or why there is none."""
     integration = store.integration
     query = customers_query(integration.id)
@@ -180,19 +196,24 @@ def _started(store: Store, count: Count) -> Waits[tuple[Ours | None, str | None]
         return None, refusal
     operation = operation_of(integration.shop, payload["bulkOperation"])
     log.info("%s: started bulk operation %s", integration.shop, operation.id)
-    # The clocks of Shopify and of Postgres differ; too early only lets other reads win.
-    return _remembered(store, operation, min(operation.created_at, reply.sent_at)), None
+    return _remembered(store, operation, asked_at), None
 
 
-def _remembered(store: Store, operation: BulkOperation, read_at: datetime) -> Ours:
-    transact(
-        store.pool,
-        lambda conn: integrations.remember_bulk(conn, store.integration.id, operation.id, read_at),
-    )
+def _remembered(store: Store, operation: BulkOperation, asked_at: datetime) -> Ours:
+    """The clocks of Shopify and of Postgres differ; too early only lets other reads win."""
+    read_at = min(operation.created_at, asked_at)
+    _remember(store, operation.id, read_at)
     return operation, read_at
 
 
-def _forget(store: Store, operation_id: str) -> None:
+def _remember(store: Store, operation_id: str | None, read_at: datetime) -> None:
+    transact(
+        store.pool,
+        lambda conn: integrations.remember_bulk(conn, store.integration.id, operation_id, read_at),
+    )
+
+
+def _forget(store: Store, operation_id: str | None) -> None:
     transact(
         store.pool,
         lambda conn: integrations.forget_bulk(conn, store.integration.id, operation_id),

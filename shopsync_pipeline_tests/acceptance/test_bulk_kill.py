@@ -48,11 +48,10 @@ def test_a_load_killed_anywhere_is_ended_by_the_next_run_with_the_table_equal_to
 ) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     shops = [f"store-{number}" for number in range(KILLS + 1)]
     stores = {
-        name: world.connect(name, f"{name}.myshopify.com", customers=CUSTOMERS, bulk_seconds=0.2)
-        for name in shops
+        name: world.connect(name, f"{name}.myshopify.com", customers=CUSTOMERS) for name in shops
     }
     whole = seconds_of_a_run(world, shops.pop(), None)
     states: list[str] = []

@@ -9,7 +9,6 @@ from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import BulkFailed, BulkUnfinished, ShopifyError, Unreachable
 from shopsync_pipeline.models import MergeCounts, Read
-from shopsync_pipeline.shopify.bulk import customers_query
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync import bulk
 from shopsync_pipeline.sync.organizations import open_store
@@ -148,6 +147,14 @@ def test_polls_grow_rarer(world: World) -> None:
     assert len(operations(store, "BulkOperationById")) < 30
 
 
+class Died(Exception):
+    """The process ended while it waited."""
+
+
+def die() -> None:
+    raise Died
+
+
 BAD_ENDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "failed": ("bulk_end", {"status": "FAILED", "errorCode": "TIMEOUT"}, "ended as FAILED TIMEOUT"),
     "canceled": ("bulk_end", {"status": "CANCELED"}, "ended as CANCELED"),
@@ -263,11 +270,16 @@ def test_an_operation_whose_answer_was_lost_is_found_and_taken_up(world: World) 
     assert world.differences("acme", store) == []
 
 
-def test_an_operation_of_a_run_that_died_before_it_could_store_it_is_taken_up(
-    world: World,
+@pytest.mark.parametrize("seconds", [60, 0], ids=["still at work", "done meanwhile"])
+def test_an_operation_of_a_run_that_died_before_it_heard_the_answer_is_taken_up(
+    world: World, seconds: int
 ) -> None:
-    store = world.connect("acme", SHOP, customers=60, bulk_seconds=60)
-    store.bulk.start(customers_query(world.integration("acme").id))
+    store = world.connect("acme", SHOP, customers=60, bulk_seconds=seconds)
+    store.fault("answer_lost", operation="BulkOperationRun")
+    world.time.on_sleep = die
+    with pytest.raises(Died):
+        load(world)
+    world.time.on_sleep = lambda: None
     load(world)
     assert len(store.bulk.all()) == 1
     assert world.differences("acme", store) == []

@@ -5,14 +5,15 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-# `bulkOperationId`: an operation of ours whose result is not merged yet. `bulkReadAt`: the moment,
-# on Postgres's clock, as of which its rows count as read. `reconciledAt`: the last whole reconcile.
+# `bulkReadAt`: a bulk operation of ours was asked for at this moment, as of which its rows count as
+# read, and its result is not merged yet. `bulkOperationId`: its id, once Shopify has told it.
+# `reconciledAt`: the last whole reconcile.
 INTEGRATIONS = """
 ALTER TABLE integrations
   ADD COLUMN "bulkOperationId" text,
   ADD COLUMN "bulkReadAt" timestamptz(3),
   ADD COLUMN "reconciledAt" timestamptz(3),
-  ADD CONSTRAINT "bulk_is_whole" CHECK (("bulkOperationId" IS NULL) = ("bulkReadAt" IS NULL));
+  ADD CONSTRAINT "bulk_is_whole" CHECK ("bulkOperationId" IS NULL OR "bulkReadAt" IS NOT NULL);
 """
 
 # One row for each reconcile that ended whole. `rowsRead` of Shopify; `missing` were not here,
