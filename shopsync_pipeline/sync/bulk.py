@@ -1,6 +1,6 @@
 """A whole store by one bulk operation: started or taken up again, waited for, merged as it comes.
 
-    ours from before? ─► else start ─► poll ─► the file, chunk by chunk ─► take
+    ours from before? ─► else start ─► poll ─► the file, chunk by chunk ─► merge
                               │                    read ahead by a thread
                               └─ Shopify will not: None, and the caller reads pages
 
@@ -10,10 +10,12 @@ twice changes nothing.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
@@ -40,6 +42,8 @@ from shopsync_pipeline.shopify.bulk import (
 from shopsync_pipeline.shopify.client import BACKOFF, Reply, Waits
 from shopsync_pipeline.sync.store import Store
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 BULK_ABOVE = 10_000
@@ -47,7 +51,11 @@ BULK_ABOVE = 10_000
 standard store's bucket holds nearly at once; an operation takes longer to begin."""
 
 CHUNK_ROWS = 5_000
-"""Rows of one merge: few enough to be held twice, one chunk being merged, the next one read."""
+"""Rows of one merge: few enough that some chunks are held at once."""
+
+MERGES = 2
+"""So many chunks are merged at once, each on a connection of its own: while Postgres writes one,
+COPY brings it the other."""
 
 FIRST_POLL_SECONDS = 1.0
 POLLS_GROW_BY = 1.5
@@ -60,9 +68,11 @@ TAKEN_UP_FOR = timedelta(days=1)
 LISTED = 10
 
 Count = Callable[[Reply], None]
-Take = Callable[[list[CustomerRow], datetime], None]
+Merge = Callable[[list[CustomerRow], datetime], T]
+Tell = Callable[[T], None]
 Ours = tuple[BulkOperation, datetime]
-"""An operation, and the moment as of which its rows count as read, on Postgres's clock."""
+"""An operation, and the moment as of which its rows count as read; all such moments are on
+Postgres's clock."""
 
 
 def load(
@@ -75,16 +85,16 @@ def load(
     """
     integration = store.integration
 
-    def take(rows: list[CustomerRow], read_at: datetime) -> None:
+    def merge(rows: list[CustomerRow], read_at: datetime) -> MergeCounts:
         how = Read(via="BULK", run_id=run_id, sent_at=read_at)
 
         def work(conn: Conn) -> MergeCounts:
             integrations.share(conn, integration.id)
             return customers.merge(conn, integration, rows, how).counts
 
-        add(transact(store.pool, work))
+        return transact(store.pool, work)
 
-    operation = yield from read_in_bulk(store, count, take)
+    operation = yield from read_in_bulk(store, count, merge, add)
     if operation is None:
         return None
     watermark = transact(
@@ -96,12 +106,16 @@ def load(
     return operation.id, watermark
 
 
-def read_in_bulk(store: Store, count: Count, take: Take) -> Waits[BulkOperation | None]:
-    """Give all customers of the store to `take`, a chunk at a time, with the moment as of which
-    they count as read, on Postgres's clock. `count` is told each answer of Shopify.
+def read_in_bulk(
+    store: Store, count: Count, merge: Merge[T], tell: Tell[T]
+) -> Waits[BulkOperation | None]:
+    """Give all customers of the store to `merge`, a chunk at a time, with the moment as of which
+    they count as read, and what it returns to `tell`. `count` is told each answer of Shopify.
 
-    Returns the operation once every row it counted was taken; the caller then forgets it
-    (integrations.forget_bulk) with what it made of the rows. None, and nothing taken, where
+    `merge` runs on threads, MERGES at a time; the others are called by the caller's own.
+
+    Returns the operation once every row it counted was merged; the caller then forgets it
+    (integrations.forget_bulk) with what it made of the rows. None, and nothing merged, where
     Shopify will not start or execute one for this app. Raises BulkFailed where it ended badly or
     its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
     """
@@ -120,7 +134,7 @@ def read_in_bulk(store: Store, count: Count, take: Take) -> Waits[BulkOperation 
             log.warning("%s: reading pages, for the bulk operation was denied", operation.id)
             _forget(store, operation.id)
             return None
-        yield from _taken(store, operation, lambda rows: take(rows, read_at))
+        yield from _taken(store, operation, lambda rows: merge(rows, read_at), tell)
     except BulkFailed:
         _forget(store, operation.id)
         raise
@@ -254,12 +268,12 @@ def _asked(store: Store, count: Count, operation_id: str) -> Waits[BulkOperation
 
 
 def _taken(
-    store: Store, operation: BulkOperation, take: Callable[[list[CustomerRow]], None]
+    store: Store, operation: BulkOperation, merge: Callable[[list[CustomerRow]], T], tell: Tell[T]
 ) -> Waits[None]:
     shop, taken = store.integration.shop, 0
     if operation.url is not None:
         with closing(store.client.bulk_file(operation.url)) as file:
-            taken = yield from _all_taken(file, take)
+            taken = yield from _all_taken(file, merge, tell)
     if taken != operation.rows:
         raise BulkFailed(
             shop, f"bulk operation {operation.id} has {operation.rows} rows, its result {taken}"
@@ -267,10 +281,16 @@ def _taken(
     log.info("%s: merged the %d rows of bulk operation %s", shop, taken, operation.id)
 
 
-def _all_taken(file: BulkFile, take: Callable[[list[CustomerRow]], None]) -> Waits[int]:
-    """How many rows there were. While one chunk is merged, a thread reads the next."""
+def _all_taken(
+    file: BulkFile, merge: Callable[[list[CustomerRow]], T], tell: Tell[T]
+) -> Waits[int]:
+    """How many rows there were. While Postgres merges some, the next are read."""
     taken, tries, position = 0, 0, 0
-    with ThreadPoolExecutor(1, thread_name_prefix="bulk") as reader:
+    merging: deque[Future[T]] = deque()
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="bulk-read") as reader,
+        ThreadPoolExecutor(MERGES, thread_name_prefix="bulk-merge") as mergers,
+    ):
         ahead = reader.submit(file.rows, CHUNK_ROWS)
         while True:
             try:
@@ -285,8 +305,13 @@ def _all_taken(file: BulkFile, take: Callable[[list[CustomerRow]], None]) -> Wai
                 ahead = reader.submit(file.rows, CHUNK_ROWS)
                 continue
             if not rows:
-                return taken
+                break
+            if len(merging) == MERGES:
+                tell(merging.popleft().result())
             ahead = reader.submit(file.rows, CHUNK_ROWS)
-            take(rows)
+            merging.append(mergers.submit(merge, rows))
             taken += len(rows)
             yield 0.0  # let other stores have the worker
+        while merging:
+            tell(merging.popleft().result())
+    return taken

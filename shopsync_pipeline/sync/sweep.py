@@ -52,6 +52,17 @@ class ReconcileResult(PullResult):
         self.samples[kind] += ids[: SAMPLES - len(self.samples[kind])]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What the merge of a part of the store found; `ids` are those it met, in any order."""
+
+    ids: Sequence[int]
+    read_at: datetime
+    merged: customers.Merged
+    news: set[int]
+    differing: list[int]
+
+
 class Sweep:
     """One read of a whole store in the name of one run; the store was loaded to its end before."""
 
@@ -71,7 +82,9 @@ class Sweep:
         """Raises a ShopifyError where it is not whole; what was merged stays."""
         until = yield from probe(self._store, self._result)
         if self._result.in_shopify > BULK_ABOVE:
-            self.operation = yield from read_in_bulk(self._store, self._result.count, self.take)
+            self.operation = yield from read_in_bulk(
+                self._store, self._result.count, self.merge, self.tell
+            )
         if self.operation is None:
             pages = _Pages(self._store, self._run_id, self._result, self)
             yield from pages.read(Window(since=None, until=until))
@@ -82,8 +95,8 @@ class Sweep:
         self._result.rows_read = len(self._seen)
         self._refuse_short()
 
-    def take(self, rows: Sequence[CustomerRow], read_at: datetime) -> None:
-        """Merge a part of the store."""
+    def merge(self, rows: Sequence[CustomerRow], read_at: datetime) -> Part:
+        """Merge a part of the store; safe on any thread."""
         integration = self._store.integration
         how = Read(via="RECONCILE", run_id=self._run_id, sent_at=read_at)
 
@@ -95,14 +108,23 @@ class Sweep:
             return merged, reconciliations.differing(conn, integration, read_at)
 
         merged, differing = transact(self._store.pool, work)
-        self.began = read_at if self.began is None else min(self.began, read_at)
-        self._seen.extend(row[0] for row in rows)
-        self.differing.update(differing)
-        self._result.add(merged.counts)
-        news = self.news(merged, rows)
-        self._result.changed_meanwhile += len(news)
-        self._result.tell("missing", [n for n in merged.inserted if n not in news])
-        self._result.tell("drifted", [n for n in merged.updated if n not in news])
+        return Part(
+            ids=array("q", (row[0] for row in rows)),
+            read_at=read_at,
+            merged=merged,
+            news=self.news(merged, rows),
+            differing=differing,
+        )
+
+    def tell(self, part: Part) -> None:
+        """Count what the merge of a part found."""
+        self.began = part.read_at if self.began is None else min(self.began, part.read_at)
+        self._seen.extend(part.ids)
+        self.differing.update(part.differing)
+        self._result.add(part.merged.counts)
+        self._result.changed_meanwhile += len(part.news)
+        self._result.tell("missing", [n for n in part.merged.inserted if n not in part.news])
+        self._result.tell("drifted", [n for n in part.merged.updated if n not in part.news])
 
     def news(self, merged: customers.Merged, rows: Iterable[CustomerRow]) -> set[int]:
         """Of the rows that were written, those that changed at Shopify since the last pull: the
@@ -161,4 +183,4 @@ class _Pages(PageReader):
         return {}
 
     def _merge(self, before: Window, after: Window, page: Page, reply: Reply) -> None:
-        self._sweep.take(page.rows, reply.sent_at)
+        self._sweep.tell(self._sweep.merge(page.rows, reply.sent_at))
