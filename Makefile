@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ADMIN_SCHEMA ?=
 LOAD ?=
+BULK ?=
 
-.PHONY: demo up test test-deployment check bench lock clean
+.PHONY: demo up test test-deployment test-celery check bench lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/uv:
@@ -29,10 +30,14 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
-	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not deployment" $(ARGS)
+	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not deployment and not celery" $(ARGS)
 
 test-deployment: $(VENV)/.dev  ## whole deployments of processes, and their processes killed
 	$(BIN)/pytest -n 0 -m deployment $(ARGS)
+
+test-celery: $(VENV)/.dev  ## two Celery workers, one of them killed; needs redis-server on the PATH
+	@command -v redis-server >/dev/null || { echo "test-celery needs Redis: install the package redis-server (macOS: redis)" >&2; exit 1; }
+	$(BIN)/pytest -n 0 -m celery $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -40,16 +45,23 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## ratios measured in one run (LOAD: how much for the receiver)
+bench: $(VENV)/.dev  ## ratios measured in one run (LOAD, BULK: how much for the receiver, for a load)
 	$(BIN)/python -m benchmarks.pull
+	$(BIN)/python -m benchmarks.incremental
+	$(BIN)/python -m benchmarks.bulk $(BULK)
+	$(BIN)/python -m benchmarks.against_dlt
 	$(BIN)/python -m benchmarks.drain
 	$(BIN)/python -m benchmarks.receiver_load $(LOAD)
 
+COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate
+
 lock: $(BIN)/uv  ## resolve the pinned packages again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --no-annotate --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv $(COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/uv $(COMPILE) --upgrade --extra celery --extra kubernetes -c requirements.lock pyproject.toml \
+		-o requirements-deploy.lock
+	$(BIN)/uv $(COMPILE) --upgrade --extra dev --extra celery -c requirements-deploy.lock pyproject.toml \
+		-o requirements-dev.lock
 
 clean:  ## remove what make built; .shopsync with its data stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

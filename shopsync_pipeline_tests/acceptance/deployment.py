@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -289,7 +289,7 @@ def deployed(**environ: str) -> Iterator[Deployment]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopsync-")))
         folder.chmod(0o755)  # Postgres's own account must enter it
-        simulator = stack.enter_context(_simulator(folder))
+        simulator = stack.enter_context(simulator_running(folder))
         receiver_port = str(free_port())
         given = {
             "SHOPSYNC_HOME": str(folder / "home"),
@@ -306,12 +306,12 @@ def deployed(**environ: str) -> Iterator[Deployment]:
         settings = Settings.from_env({**made, **given})
         settings = stack.enter_context(local.databases(settings))  # shares the running server
         conn = stack.enter_context(connect(settings.required_database_url()))
-        instance = stack.enter_context(_instance(settings))
+        instance = stack.enter_context(dagster_instance(local.environment(settings)))
         yield Deployment(settings=settings, simulator=simulator, conn=conn, instance=instance)
 
 
 @contextmanager
-def _simulator(folder: Path) -> Iterator[str]:
+def simulator_running(folder: Path) -> Iterator[str]:
     """The URL of a simulator in a process of its own."""
     log = folder / "simulator.log"
     command = (sys.executable, "-m", "shopify_simulator", "--port", "0", "--latency-ms", "20")
@@ -357,11 +357,13 @@ def _up(folder: Path, given: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _instance(settings: Settings) -> Iterator[DagsterInstance]:
+def dagster_instance(environ: Mapping[str, str]) -> Iterator[DagsterInstance]:
+    """As a process sees it that has this environment."""
     with pytest.MonkeyPatch.context() as env:
-        for name in ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
-            env.setenv(name, local.environment(settings)[name])
+        for name, value in environ.items():
+            env.setenv(name, value)
         instance = DagsterInstance.get()
+        assert instance.run_launcher  # which reads the environment when it is first wanted
     with instance:
         yield instance
 
