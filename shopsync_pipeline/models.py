@@ -48,7 +48,8 @@ CUSTOMER_COLUMNS: tuple[str, ...] = (
 
 CustomerRow = tuple[Any, ...]
 """One customer in the order of CUSTOMER_COLUMNS: int id first, amounts as decimal text,
-timestamps as Shopify's ISO text or None, tags as a list, the last two never None."""
+timestamps as Shopify's ISO text or None, tags as the text of a Postgres array, the last two never
+None."""
 
 UPDATED_AT = CUSTOMER_COLUMNS.index("shopifyUpdatedAt")
 

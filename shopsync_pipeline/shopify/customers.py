@@ -115,7 +115,7 @@ def _row(node: dict[str, Any]) -> CustomerRow:
         address.get("country"),
         address.get("countryCodeV2"),
         address.get("zip"),
-        node["tags"],
+        _array(node["tags"]),
         node["note"],
         node["state"],
         node["locale"],
@@ -124,6 +124,14 @@ def _row(node: dict[str, Any]) -> CustomerRow:
         node["createdAt"],
         node["updatedAt"],
     )
+
+
+def _array(texts: list[str]) -> str:
+    """A Postgres array as text: of every value in a row, a list would cost psycopg the most."""
+    if not texts:
+        return "{}"
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return '{"' + '","'.join(quoted) + '"}'
 
 
 def updated_at(row: CustomerRow) -> datetime:

@@ -328,3 +328,14 @@ def again(world: World, store: Any) -> None:
         credentials.store(conn, world.engine.cipher, anew.id, held)
 
     transact(world.engine.pool, work)
+
+
+def test_tags_of_any_text_arrive_as_they_are(world: World) -> None:
+    store = world.connect("acme", SHOP, customers=0)
+    store.create(
+        tags=["a,b", 'c"d', "", "{x}", "NULL", "\\", '\\"', " blank ", "new\nline", "Zoë 李"]
+    )
+    store.create(tags=[])
+    world.sync_one("acme")
+    assert world.differences("acme", store) == []
+    assert sorted(len(row["tags"]) for row in world.rows("acme").values()) == [0, 10]

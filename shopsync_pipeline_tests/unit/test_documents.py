@@ -124,7 +124,7 @@ def test_a_row_has_every_column_and_nothing_made_up_for_a_bare_customer() -> Non
         "currency": "EUR",
         "ordersCount": "0",
         "acceptsMarketing": False,
-        "tags": [],
+        "tags": "{}",
         "verifiedEmail": False,
         "taxExempt": False,
         "shopifyCreatedAt": "2026-01-01T00:00:00Z",
