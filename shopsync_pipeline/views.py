@@ -55,14 +55,16 @@ def requests_table(requests: Sequence[SyncRequest]) -> Table:
 def reconciliations_table(ended: Sequence[Reconciliation]) -> Table:
     """One line a store; those that failed are told of below the table."""
     table = Table(
-        *("Organization", Column("Store", no_wrap=True), "Read"),
-        *("Missing", "Drifted", "Revived", "Deleted"),
-        Column("Run", no_wrap=True),
+        *(Column(name, overflow="fold") for name in ("Organization", "Store")),
+        *(Column(name, no_wrap=True) for name in ("Read", "Missing", "Drifted", "Revived")),
+        *(Column(name, no_wrap=True) for name in ("Deleted", "Run")),
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for each in ended:
         found = (each.rows_read, each.missing, each.drifted, each.revived, each.deleted)
-        table.add_row(each.organization_id, each.shop, *map(str, found), _short(each.run_id))
+        store = each.shop.removesuffix(".myshopify.com")  # eight columns have 80 characters
+        table.add_row(each.organization_id, store, *map(str, found), _short(each.run_id))
     return table
 
 

@@ -130,11 +130,13 @@ def metadata_of(outcome: OrganizationReconciliation) -> Metadata:
         for kind in FINDINGS
     }
     most = MOST_IDS_TOLD // len(FINDINGS)
-    return {
+    told: Metadata = {
         **_sums(outcome),
         "stores": MetadataValue.table([_record(s) for s in outcome.stores if s.result]),
-        "sample ids": json.dumps({kind: some[:most] for kind, some in ids.items() if some}),
     }
+    if any(ids.values()):
+        told["sample ids"] = json.dumps({kind: some[:most] for kind, some in ids.items() if some})
+    return told
 
 
 def _sums(outcome: OrganizationReconciliation) -> Metadata:
