@@ -109,9 +109,9 @@ class BrokenAnswer(RetryableError):
 
 
 class BulkFailed(RetryableError):
-    """Nothing of the operation counts; the next sync starts another."""
+    """Nothing of the operation counts; the next sync reads pages."""
 
-    remedy = "The next sync starts a new bulk operation; nothing that was merged is lost."
+    remedy = "For a week the store is read by pages instead; nothing that was merged is lost."
 
 
 class BulkUnfinished(RetryableError):
@@ -198,7 +198,7 @@ def next_try(error: Exception, now: datetime) -> datetime | None:
     this_tick = now.replace(minute=0, second=0, microsecond=0) - CLOCKS_MAY_DIFFER
     if isinstance(error, (NeedsReauth, StorePaused)):
         return this_tick + timedelta(days=1)
-    if not isinstance(error, ShopifyError):
-        return None
+    if not isinstance(error, ShopifyError) or isinstance(error, (BulkFailed, BulkUnfinished)):
+        return None  # no trouble of the store: its webhooks go on
     hours = 1 if this_tick + timedelta(hours=1) > now else 2  # in the minute before a tick
     return this_tick + timedelta(hours=hours)

@@ -388,20 +388,37 @@ def forget_bulk(conn: Conn, integration_id: str, operation_id: str | None) -> No
     )
 
 
+def fail_bulk(conn: Conn, integration_id: str, operation_id: str) -> None:
+    """It did not end well: pages do for a while."""
+    forget_bulk(conn, integration_id, operation_id)
+    conn.execute(
+        'UPDATE integrations SET "bulkFailedAt" = clock_timestamp() WHERE "id" = %s',
+        [integration_id],
+    )
+
+
+def bulk_failed_since(conn: Conn, integration_id: str, moment: datetime) -> bool:
+    row = conn.execute(
+        'SELECT "bulkFailedAt" > %s FROM integrations WHERE "id" = %s', [moment, integration_id]
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def finish_bulk(
     conn: Conn, integration: Integration, operation_id: str, until: datetime
 ) -> datetime:
     """The whole store was read at `until` or later, on Shopify's clock. Returns the watermark.
 
-    The store is not fresh by this: what changed since is still to be pulled. Raises SyncConflict
-    where the store was connected anew meanwhile.
+    The store is not fresh by this: what changed since is still to be pulled. Raises
+    IntegrationInactive where the store has left, SyncConflict where it was connected anew.
     """
+    hold(conn, integration.id)
     row = conn.execute(
         """
         UPDATE integrations SET "watermark" = greatest("watermark", %(until)s),
           "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
           "updatedAt" = clock_timestamp()
-        WHERE "id" = %(id)s AND "isActive" AND "watermark" IS NOT DISTINCT FROM %(watermark)s
+        WHERE "id" = %(id)s AND "watermark" IS NOT DISTINCT FROM %(watermark)s
         RETURNING "watermark"
         """,
         {"until": until, "id": integration.id, "watermark": integration.watermark},

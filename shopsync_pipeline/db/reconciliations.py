@@ -13,7 +13,7 @@ from shopsync_pipeline.models import CUSTOMER_COLUMNS, Integration
 OURS = ", ".join(f'c."{name}"' for name in CUSTOMER_COLUMNS)
 THEIRS = ", ".join(f'incoming."{name}"' for name in CUSTOMER_COLUMNS)
 
-IDS_AT_ONCE = 10_000
+IDS_FETCHED = 10_000
 """Rows of one fetch: a large store's ids never are in memory at once."""
 
 # Each store has an hour of the week of its own, by a hash of its id, so that they are spread.
@@ -63,9 +63,9 @@ def differing(conn: Conn, integration: Integration, sent_at: datetime) -> list[i
 
 def living_before(conn: Conn, integration_id: str, moment: datetime) -> Iterator[int]:
     """Shopify's ids of the store's customers that are not deleted and were written by a read
-    before `moment`. Within the caller's transaction, which holds the rows while they are read."""
+    before `moment`. Within the caller's transaction, whose snapshot they are read from."""
     with conn.cursor("living") as cursor:
-        cursor.itersize = IDS_AT_ONCE
+        cursor.itersize = IDS_FETCHED
         cursor.execute(
             """
             SELECT "shopifyId" FROM customers

@@ -57,7 +57,9 @@ NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
-    "max_connections": "200",
+    # Four pulls, two reconciles and two drains take at most 20 each, Dagster 80; the rest is for
+    # the receiver, the sensors and people.
+    "max_connections": "300",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",

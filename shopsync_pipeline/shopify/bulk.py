@@ -5,7 +5,6 @@ Documents and answers as plain values, and the file as rows, a chunk at a time. 
 waits for an operation; that is `sync.bulk`'s.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from shopsync_pipeline.errors import BrokenAnswer, BulkFailed, Unreachable
 from shopsync_pipeline.models import CustomerRow
@@ -33,10 +31,10 @@ ACCESS_DENIED = "ACCESS_DENIED"
 BLOCK = 1 << 18
 """Bytes asked of the file at once."""
 
-SLOWEST = 1 << 14
-"""Bytes a second below which, for SLOW_SECONDS of reading, the server is as good as gone."""
+ENOUGH = 1 << 24
+"""Bytes of lines after which a chunk is full, however few they are."""
 
-SLOW_SECONDS = 60.0
+LONGEST_LINE = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +107,10 @@ class BulkFile:
         """Raises BulkFailed for a URL that is not to be trusted."""
         self._shop = shop
         self._url = url
-        parts, ours = urlsplit(url), urlsplit(endpoint)
+        try:
+            parts, ours = urlsplit(url), urlsplit(endpoint)
+        except ValueError:
+            raise BulkFailed(shop, "the result of the bulk operation has no valid URL") from None
         simulated = ours.scheme == "http" and (parts.scheme, parts.netloc) == (
             ours.scheme,
             ours.netloc,
@@ -117,8 +118,6 @@ class BulkFile:
         if parts.scheme != "https" and not simulated:
             raise BulkFailed(shop, "the result of the bulk operation is not on https")
         self._session = new_session(url)
-        for scheme in ("https://", "http://"):  # a file may take longer than an answer
-            self._session.mount(scheme, HTTPAdapter())
         self._response: requests.Response | None = None
         self._etag: str | None = None
         self._rest = b""
@@ -172,15 +171,16 @@ class BulkFile:
 
     def _lines(self, response: requests.Response, most: int) -> tuple[bytes, bytes]:
         """Whole lines, and the beginning of the next one."""
-        blocks, ends = [self._rest], self._rest.count(b"\n")
-        pace = _Pace()
-        while ends < most:
+        blocks, ends, size = [self._rest], self._rest.count(b"\n"), len(self._rest)
+        while ends < most and not (ends and size > ENOUGH):
+            if size > LONGEST_LINE:
+                raise BulkFailed(self._shop, "the result of the bulk operation has no lines")
             block = response.raw.read1(BLOCK, decode_content=False)
-            pace.count(len(block))
             if not block:
                 return b"".join(blocks), b""
             blocks.append(block)
             ends += block.count(b"\n")
+            size += len(block)
         text = b"".join(blocks)
         end = text.rfind(b"\n") + 1
         return text[:end], text[end:]
@@ -200,20 +200,3 @@ class BulkFile:
             with suppress(OSError, urllib3.exceptions.HTTPError):
                 self._response.close()
         self._response = None
-
-
-class _Pace:
-    """Gives up on a server that sends almost nothing; only time spent reading counts."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def count(self, count: int) -> None:
-        """Raises TimeoutError."""
-        self._bytes += count
-        seconds = time.monotonic() - self._since
-        if seconds > SLOW_SECONDS:
-            if self._bytes < SLOWEST * seconds:
-                raise TimeoutError("the server is too slow")
-            self._since, self._bytes = time.monotonic(), 0

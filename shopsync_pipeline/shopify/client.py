@@ -76,15 +76,18 @@ class ShopClient:
     def close(self) -> None:
         self._session.close()
 
-    def ask(self, operation: str, variables: dict[str, Any], *, token: str) -> Waits[Reply]:
-        """Execute `documents/{operation}.graphql`.
+    def ask(
+        self, operation: str, variables: dict[str, Any], *, token: str, once: bool = False
+    ) -> Waits[Reply]:
+        """Execute `documents/{operation}.graphql`; with `once` it is not sent again where it may
+        have been executed.
 
         Raises a ShopifyError; a RetryableError only after four tries, Throttled only after
         MOST_THROTTLED seconds of waiting.
         """
         cost_key = (operation, variables.get("first") or len(variables.get("ids", ())))
         body = orjson.dumps({"query": document(operation), "variables": variables})
-        patience = _Patience()
+        patience = _Patience(0 if once else len(BACKOFF))
         while True:
             reserved = self._costs.get(cost_key, 0.0)
             wait = self._ledger.reserve(reserved)
@@ -141,9 +144,10 @@ def waited(steps: Waits[T], timer: Timer = time) -> T:
 class _Patience:
     """How often one call failed and how long it waited for points."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: int) -> None:
         self.tries = 1
         self.waited = 0.0
+        self._again = again
 
     def throttled(self, shop: str, wait: float) -> float:
         """`wait`, as long as the call may still wait that long. Raises Throttled else."""
@@ -160,7 +164,7 @@ class _Patience:
         """
         if isinstance(error, Throttled) and (error.wait or points_in):
             return self.throttled(error.shop, error.wait or points_in)
-        if self.tries > len(BACKOFF):
+        if self.tries > self._again:
             raise error
         self.tries += 1
         return BACKOFF[self.tries - 2]

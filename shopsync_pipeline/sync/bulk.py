@@ -25,6 +25,7 @@ from shopsync_pipeline.errors import (
     BulkUnfinished,
     NeedsScope,
     QueryRefused,
+    RetryableError,
     Unreachable,
 )
 from shopsync_pipeline.models import CustomerRow, MergeCounts, Read
@@ -57,13 +58,22 @@ MERGES = 2
 """So many chunks are merged at once, each on a connection of its own: while Postgres writes one,
 COPY brings it the other."""
 
+CHUNKS_TO_A_GAP = 8
+"""After so many chunks all merges end once. They hold the integration FOR SHARE, and Postgres lets
+sharers pass whoever waits to disconnect the store or to move its window."""
+
 FIRST_POLL_SECONDS = 1.0
 POLLS_GROW_BY = 1.5
 LAST_POLL_SECONDS = 20.0
 PATIENCE_SECONDS = 3600.0
+SLOT_POLL_SECONDS = 1.0
 
-TAKEN_UP_FOR = timedelta(days=1)
-"""Since it ended. An older result would bring back customers that were deleted since."""
+TAKEN_UP_FOR = timedelta(hours=2)
+"""Since it ended. An older result is not what somebody asks for who wants the store read again, and
+would bring back customers that were deleted since."""
+
+PAGES_FOR = timedelta(days=7)
+"""After an operation that did not end well."""
 
 LISTED = 10
 
@@ -119,6 +129,9 @@ def read_in_bulk(
     Shopify will not start or execute one for this app. Raises BulkFailed where it ended badly or
     its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
     """
+    if read(store.pool, lambda conn: _failed_lately(conn, store)):
+        log.info("%s: reading pages, for a bulk operation failed lately", store.integration.shop)
+        return None
     try:
         ours = yield from _under_way_or_started(store, count)
     except (NeedsScope, QueryRefused) as refused:
@@ -136,9 +149,17 @@ def read_in_bulk(
             return None
         yield from _taken(store, operation, lambda rows: merge(rows, read_at), tell)
     except BulkFailed:
-        _forget(store, operation.id)
+        transact(
+            store.pool,
+            lambda conn: integrations.fail_bulk(conn, store.integration.id, operation.id),
+        )
         raise
     return operation
+
+
+def _failed_lately(conn: Conn, store: Store) -> bool:
+    since = clock(conn) - PAGES_FOR
+    return integrations.bulk_failed_since(conn, store.integration.id, since)
 
 
 def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
@@ -147,7 +168,13 @@ def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
         return found
     asked_at = read(store.pool, clock)
     _remember(store, None, asked_at)
-    found, refusal = yield from _started(store, count, asked_at)
+    try:
+        found, refusal = yield from _started(store, count, asked_at)
+    except RetryableError:
+        found = yield from _listed(store, count, asked_at)  # the answer may have been lost
+        if found is None:
+            raise
+        return found
     if refusal is not None:
         found = yield from _listed(store, count, asked_at)  # it may be ours that is in the way
     if found is None:
@@ -202,7 +229,7 @@ def _started(
     """The new operation, or why there is none."""
     integration = store.integration
     query = customers_query(integration.id)
-    reply = yield from store.change("BulkOperationRun", {"query": query})
+    reply = yield from store.change("BulkOperationRun", {"query": query}, once=True)
     count(reply)
     payload = reply.answer.data["bulkOperationRunQuery"]
     refusal = refusal_of(payload)
@@ -272,8 +299,13 @@ def _taken(
 ) -> Waits[None]:
     shop, taken = store.integration.shop, 0
     if operation.url is not None:
-        with closing(store.client.bulk_file(operation.url)) as file:
-            taken = yield from _all_taken(file, merge, tell)
+        while not store.bulk.acquire(blocking=False):
+            yield SLOT_POLL_SECONDS
+        try:
+            with closing(store.client.bulk_file(operation.url)) as file:
+                taken = yield from _all_taken(file, merge, tell)
+        finally:
+            store.bulk.release()
     if taken != operation.rows:
         raise BulkFailed(
             shop, f"bulk operation {operation.id} has {operation.rows} rows, its result {taken}"
@@ -285,7 +317,7 @@ def _all_taken(
     file: BulkFile, merge: Callable[[list[CustomerRow]], T], tell: Tell[T]
 ) -> Waits[int]:
     """How many rows there were. While Postgres merges some, the next are read."""
-    taken, tries, position = 0, 0, 0
+    taken, tries, position, chunks = 0, 0, 0, 0
     merging: deque[Future[T]] = deque()
     with (
         ThreadPoolExecutor(1, thread_name_prefix="bulk-read") as reader,
@@ -306,9 +338,11 @@ def _all_taken(
                 continue
             if not rows:
                 break
-            if len(merging) == MERGES:
-                tell(merging.popleft().result())
             ahead = reader.submit(file.rows, CHUNK_ROWS)
+            chunks += 1
+            left = 0 if chunks % CHUNKS_TO_A_GAP == 0 else MERGES - 1
+            while len(merging) > left:
+                tell(merging.popleft().result())
             merging.append(mergers.submit(merge, rows))
             taken += len(rows)
             yield 0.0  # let other stores have the worker

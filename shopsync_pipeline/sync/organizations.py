@@ -10,8 +10,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Semaphore
 from typing import Literal, TypeVar
 
 from shopsync_pipeline.db import integrations, schema
@@ -39,6 +40,10 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 """Threads of one run: its time goes into waiting for Shopify, not into computing."""
+
+BULK_AT_ONCE = 4
+"""Results of bulk operations that one run reads at once: each holds a worker, two connections and
+some chunks of rows."""
 
 LOCK_POLL_SECONDS = 1.0
 
@@ -93,6 +98,7 @@ class Engine:
     pool: Pool
     cipher: Cipher
     locks: IntegrationLocks
+    bulk: Semaphore = field(default_factory=lambda: Semaphore(BULK_AT_ONCE))
     timer: Timer = time
 
     def client(self, shop: str) -> ShopClient:
@@ -164,7 +170,7 @@ def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Wa
             return StoreOutcome(integration=integration, state="running")
         yield LOCK_POLL_SECONDS
     try:
-        integration, due, now = transact(engine.pool, lambda conn: _again(conn, integration.id))
+        integration, due, now = read(engine.pool, lambda conn: _again(conn, integration.id))
         if not integration.is_active:
             return StoreOutcome(integration=integration, state="left")
         if order.only_due and not due:
@@ -193,7 +199,13 @@ def open_store(engine: Engine, integration: Integration) -> Iterator[Store]:
         timer=engine.timer,
     )
     try:
-        yield Store(integration=integration, pool=engine.pool, client=client, tokens=tokens)
+        yield Store(
+            integration=integration,
+            pool=engine.pool,
+            client=client,
+            tokens=tokens,
+            bulk=engine.bulk,
+        )
     finally:
         client.close()
 

@@ -185,7 +185,7 @@ class PageReader:
                 continue
             page = page_of(reply.answer.data["customers"])
             self._check(page, since, seen)
-            position = _after(window, page)
+            position = self.after(window, page)
             self._merge(window, position, page, reply)
             self._result.pages += 1
             self._result.count(reply)
@@ -193,6 +193,18 @@ class PageReader:
                 return
             window, cursor = position, page.end_cursor
             yield 0.0  # let other stores have the worker
+
+    def after(self, window: Window, page: Page) -> Window:
+        """The position behind `page`.
+
+        A row shows its newest `updatedAt` even where a stale index still sorts it lower. Such a
+        row is at most as old as the index's lag, and says nothing of how far the scan is:
+        restarting there would skip all between.
+        """
+        reached = page.last_updated(window.until - OVERLAP)
+        if reached is None or (window.reached is not None and reached < window.reached):
+            reached = window.reached
+        return replace(window, cursor=page.end_cursor, reached=reached)
 
     def _ask(self, cursor: str | None, since: datetime | None, until: datetime) -> Waits[Reply]:
         while True:
@@ -241,16 +253,3 @@ class PageReader:
             integrations.finish_window(conn, self._store.integration, before)
         else:
             integrations.advance_window(conn, self._store.integration, before, after)
-
-
-def _after(window: Window, page: Page) -> Window:
-    """The position behind `page`.
-
-    A row shows its newest `updatedAt` even where a stale index still sorts it lower. Such a row
-    is at most as old as the index's lag, and says nothing of how far the scan is: restarting
-    there would skip all between.
-    """
-    reached = page.last_updated(window.until - OVERLAP)
-    if reached is None or (window.reached is not None and reached < window.reached):
-        reached = window.reached
-    return replace(window, cursor=page.end_cursor, reached=reached)

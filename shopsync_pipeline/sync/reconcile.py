@@ -23,6 +23,7 @@ from shopsync_pipeline.errors import (
     DatabaseTrouble,
     IntegrationInactive,
     ShopsyncError,
+    StoreTrouble,
 )
 from shopsync_pipeline.models import CustomerRow, Integration, MergeCounts, Read
 from shopsync_pipeline.shopify.client import Waits
@@ -159,7 +160,8 @@ def _reconciled(
     except ShopsyncError as error:
         told = f"{integration.organization_id}: {error}"
         log.error("Reconcile failed for %s", told)
-        record_trouble(engine, integration.id, error)
+        if isinstance(error, StoreTrouble):  # all else stands against no pull and no webhook
+            record_trouble(engine, integration.id, error)
         return StoreReconciliation(
             integration=integration, state="failed", result=result, error=told
         )

@@ -1,6 +1,7 @@
 """One store as a run works on it: its integration, its client, its token, the database."""
 
 from dataclasses import dataclass
+from threading import Semaphore
 from typing import Any
 
 from shopsync_pipeline.db.engine import Pool
@@ -14,10 +15,13 @@ GID = "gid://shopify/Shop/"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
+    """`bulk` lets only so many stores read the result of a bulk operation at once."""
+
     integration: Integration
     pool: Pool
     client: ShopClient
     tokens: Tokens
+    bulk: Semaphore
 
     def ask(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
         """The answer of the expected shop; a refused token that can be renewed is, once.
@@ -28,20 +32,25 @@ class Store:
         self._refuse_another_shop(reply)
         return reply
 
-    def change(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
+    def change(
+        self, operation: str, variables: dict[str, Any], *, once: bool = False
+    ) -> Waits[Reply]:
         """The answer to a mutation, which cannot name its shop: `ask` for what it changes just
-        before. It may have been executed twice where an answer was lost."""
-        return (yield from self._answer(operation, variables))
+        before. It may have been executed twice where an answer was lost, but not with `once`,
+        which raises a RetryableError then."""
+        return (yield from self._answer(operation, variables, once=once))
 
-    def _answer(self, operation: str, variables: dict[str, Any]) -> Waits[Reply]:
+    def _answer(
+        self, operation: str, variables: dict[str, Any], *, once: bool = False
+    ) -> Waits[Reply]:
         token = yield from self.tokens.current()
         try:
-            return (yield from self.client.ask(operation, variables, token=token))
+            return (yield from self.client.ask(operation, variables, token=token, once=once))
         except NeedsReauth:
             other = yield from self.tokens.after_refusal(token)
             if other is None:
                 raise
-            return (yield from self.client.ask(operation, variables, token=other))
+            return (yield from self.client.ask(operation, variables, token=other, once=once))
 
     def _refuse_another_shop(self, reply: Reply) -> None:
         answered = shop_id_of(reply.answer.data)

@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Literal
@@ -178,6 +178,10 @@ class _Pages(PageReader):
     def __init__(self, store: Store, run_id: str, result: ReconcileResult, sweep: Sweep) -> None:
         super().__init__(store, run_id, result)
         self._sweep = sweep
+
+    def after(self, window: Window, page: Page) -> Window:
+        """By cursor alone: a scan by ID whose cursor is refused begins anew."""
+        return replace(window, cursor=page.end_cursor)
 
     def filtered(self, since: datetime | None, until: datetime) -> dict[str, str]:
         return {}

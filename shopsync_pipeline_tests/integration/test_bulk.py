@@ -1,5 +1,6 @@
 """A whole store by one bulk operation: what ends well, what ends badly, what is taken up again."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,13 @@ import pytest
 
 from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
-from shopsync_pipeline.errors import BulkFailed, BulkUnfinished, ShopifyError, Unreachable
+from shopsync_pipeline.errors import (
+    BulkFailed,
+    BulkUnfinished,
+    IntegrationInactive,
+    ShopifyError,
+    Unreachable,
+)
 from shopsync_pipeline.models import MergeCounts, Read
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync import bulk
@@ -176,7 +183,7 @@ BAD_ENDS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("end", BAD_ENDS)
-def test_a_bad_end_raises_counts_for_nothing_and_the_next_load_starts_anew(
+def test_a_bad_end_raises_counts_for_nothing_and_pages_do_for_a_week(
     world: World, end: str
 ) -> None:
     kind, options, told = BAD_ENDS[end]
@@ -188,13 +195,18 @@ def test_a_bad_end_raises_counts_for_nothing_and_the_next_load_starts_anew(
     assert SHOP in str(caught.value)
     assert_nothing_counts(world)
     assert held(world) is None
+    assert world.integration("acme").retry_at is None
 
+    assert load(world)[1] is None
+    assert len(store.bulk.all()) == 1
+    with world.engine.pool.connection() as conn:
+        conn.execute("""UPDATE integrations SET "bulkFailedAt" = now() - interval '8 days'""")
     load(world)
     assert len(store.bulk.all()) == 2
     assert world.differences("acme", store) == []
 
 
-def test_a_load_that_fails_is_told_and_the_store_is_tried_again_the_next_hour(
+def test_a_load_that_fails_is_told_and_the_next_sync_reads_pages(
     world: World,
 ) -> None:
     store = world.connect("acme", SHOP, customers=LARGE)
@@ -204,6 +216,7 @@ def test_a_load_that_fails_is_told_and_the_store_is_tried_again_the_next_hour(
     assert outcome.error is not None
     assert "its result" in outcome.error
     assert_nothing_counts(world)
+    assert world.integration("acme").retry_at is None  # the drain and the next tick go on
     assert world.sync_one("acme").state == "synced"
     assert world.differences("acme", store) == []
 
@@ -262,8 +275,11 @@ def test_an_operation_that_ends_as_denied_is_no_reason_not_to_read_pages(world: 
     assert held(world) is None
 
 
-def test_an_operation_whose_answer_was_lost_is_found_and_taken_up(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=60, bulk_limit=1, bulk_seconds=60)
+@pytest.mark.parametrize("seconds", [60, 0], ids=["still at work", "done meanwhile"])
+def test_an_operation_whose_answer_was_lost_is_found_and_never_asked_for_twice(
+    world: World, seconds: int
+) -> None:
+    store = world.connect("acme", SHOP, customers=60, bulk_seconds=seconds)
     store.fault("answer_lost", operation="BulkOperationRun")
     load(world)
     assert len(store.bulk.all()) == 1
@@ -276,6 +292,7 @@ def test_an_operation_of_a_run_that_died_before_it_heard_the_answer_is_taken_up(
 ) -> None:
     store = world.connect("acme", SHOP, customers=60, bulk_seconds=seconds)
     store.fault("answer_lost", operation="BulkOperationRun")
+    store.fault("reset", operation="BulkOperations")
     world.time.on_sleep = die
     with pytest.raises(Died):
         load(world)
@@ -308,10 +325,10 @@ def test_an_operation_that_takes_hours_is_waited_for_by_one_run_after_the_other(
     assert world.differences("acme", store) == []
 
 
-def test_a_result_of_yesterday_is_not_taken_up_for_it_may_hold_who_was_deleted_since(
+def test_a_result_of_hours_ago_is_not_taken_up_for_it_may_hold_who_was_deleted_since(
     world: World,
 ) -> None:
-    world.simulator.clock.set(datetime.now(UTC) - timedelta(hours=25))
+    world.simulator.clock.set(datetime.now(UTC) - timedelta(hours=3))
     store = world.connect("acme", SHOP, customers=60)
     store.fault("status", operation="bulk_file", status=503, times=None)
     with pytest.raises(ShopifyError):
@@ -373,3 +390,41 @@ def test_a_row_that_meets_a_deleted_one_revives_nobody_but_has_it_read_by_id(
     assert world.rows("acme")[shopify_id]["deletedAt"] is not None
     world.drain()
     assert world.differences("acme", store) == []
+
+
+def test_a_disconnect_gets_in_between_the_merges_of_a_large_store(world: World) -> None:
+    """Two merges at once never leave the integration free by themselves."""
+    world.connect("acme", SHOP, customers=25 * bulk.CHUNK_ROWS)
+    integration = world.integration("acme")
+    result = PullResult()
+    left: list[int] = []
+
+    def leave() -> None:
+        with world.second_engine() as other:
+            transact(
+                other.pool,
+                lambda conn: integrations.disconnect(conn, organization_id="acme", shop=SHOP),
+            )
+        left.append(result.counts.rows)
+
+    with open_store(world.engine, integration) as opened:
+        steps = bulk.load(opened, "bulk-run", result.count, result.add)
+        while not result.counts.rows:
+            next(steps)
+        leaver = threading.Thread(target=leave)
+        leaver.start()
+        with pytest.raises(IntegrationInactive):
+            waited(steps, world.time)
+    leaver.join()
+    assert left[0] < 15 * bulk.CHUNK_ROWS
+
+
+def test_many_large_stores_share_few_connections_and_all_are_loaded(world: World) -> None:
+    stores = {
+        f"org-{number}": world.connect(f"org-{number}", f"s{number}.myshopify.com", customers=LARGE)
+        for number in range(12)
+    }
+    outcomes = world.sync(*stores)
+    assert [outcome.error for outcome in outcomes] == [None] * len(stores)
+    assert all(world.differences(name, store) == [] for name, store in stores.items())
+    assert world.engine.pool.get_stats()["pool_size"] <= 18

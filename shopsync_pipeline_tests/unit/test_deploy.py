@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from shopsync_pipeline.db.roles import DAGSTER_CONNECTIONS
+from shopsync_pipeline.db.server import SETTINGS
 from shopsync_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,13 @@ def test_the_charts_values_say_what_the_projects_dagster_yaml_says() -> None:
     assert retention["sensor"] == ours["retention"]["sensor"]
     each = set(retention["schedule"]["purge_after_days"].values())
     assert each == {ours["retention"]["schedule"]["purge_after_days"]}
+
+
+def test_the_deployments_postgres_has_the_connections_of_the_embedded_one() -> None:
+    command = loaded(CELERY / "compose.yaml")["services"]["postgres"]["command"]
+    assert f"max_connections={SETTINGS['max_connections']} " in command
+    script = (CELERY / "dagster-database.sh").read_text()
+    assert f"CONNECTION LIMIT {DAGSTER_CONNECTIONS};" in script
 
 
 def snake_case(value: Any) -> Any:

@@ -7,11 +7,12 @@ down_revision = "0002"
 
 # `bulkReadAt`: a bulk operation of ours was asked for at this moment, as of which its rows count as
 # read, and its result is not merged yet. `bulkOperationId`: its id, once Shopify has told it.
-# `reconciledAt`: the last whole reconcile.
+# `bulkFailedAt`: the last one did not end well. `reconciledAt`: the last whole reconcile.
 INTEGRATIONS = """
 ALTER TABLE integrations
   ADD COLUMN "bulkOperationId" text,
   ADD COLUMN "bulkReadAt" timestamptz(3),
+  ADD COLUMN "bulkFailedAt" timestamptz(3),
   ADD COLUMN "reconciledAt" timestamptz(3),
   ADD CONSTRAINT "bulk_is_whole" CHECK ("bulkOperationId" IS NULL OR "bulkReadAt" IS NOT NULL);
 """

@@ -1,0 +1,101 @@
+"""TLS to a store: whom `requests` would trust, with the authorities read once for all stores."""
+
+import http.server
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from shopsync_pipeline.errors import Unreachable
+from shopsync_pipeline.shopify.transport import new_session, post
+
+SHOP = "acme.myshopify.com"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A certificate for the address 127.0.0.1 alone that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a store")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "authority.pem"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+@pytest.fixture
+def port(bundle: Path) -> Iterator[int]:
+    """A server that answers over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(bundle)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def ask(url: str) -> int:
+    with new_session(url) as session:
+        return post(session, SHOP, url, b"{}", {}).status
+
+
+def test_a_store_that_no_known_authority_vouches_for_gets_no_request(port: int) -> None:
+    with pytest.raises(Unreachable, match="SSLError"):
+        ask(f"https://127.0.0.1:{port}/")
+
+
+def test_the_environments_bundle_is_trusted_for_the_names_it_vouches_for(
+    port: int, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    assert ask(f"https://127.0.0.1:{port}/") == 200
+    with pytest.raises(Unreachable, match="SSLError"):
+        ask(f"https://localhost:{port}/")
+
+
+def test_the_authorities_are_read_once_for_all_stores(
+    port: int, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second store is asked when the bundle is no longer there to be read."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    url = f"https://127.0.0.1:{port}/"
+    assert ask(url) == 200
+    bundle.unlink()
+    assert ask(url) == 200
