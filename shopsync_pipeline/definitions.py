@@ -4,6 +4,7 @@ from dagster import Definitions, in_process_executor
 
 from shopsync_pipeline.defs import (
     assets,
+    housekeeping,
     jobs,
     realtime,
     reconciliation,
@@ -26,11 +27,13 @@ defs = Definitions(
         realtime.enable_realtime_sync,
         reconciliation.reconcile_customers,
         webhooks.apply_webhooks,
+        housekeeping.housekeeping,
     ],
     schedules=[
         schedules.hourly_customer_sync,
         realtime.hourly_subscription_check,
         reconciliation.hourly_reconciliation,
+        housekeeping.nightly_housekeeping,
     ],
     sensors=[sensors.sync_request_sensor, webhooks.webhook_sensor],
     resources={"shopsync": resources.ShopsyncResource()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -14,6 +15,9 @@ READABLE = """
   "counts", "error"
 """
 """All but the credentials, which the receiver's role may write and not read."""
+
+KEPT = timedelta(days=90)
+"""As long as the rows of the inbox."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +151,13 @@ def finish(conn: Conn, request_id: str, *, error: str | None) -> None:
         """,
         {"error": error, "id": request_id},
     )
+
+
+def expire(conn: Conn) -> int:
+    """Forget those that were answered long ago; how many."""
+    return conn.execute(
+        'DELETE FROM sync_requests WHERE "finishedAt" < clock_timestamp() - %s', [KEPT]
+    ).rowcount
 
 
 def _select(conn: Conn, condition: str, arguments: list[Any]) -> list[SyncRequest]:

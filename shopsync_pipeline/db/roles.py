@@ -38,6 +38,12 @@ RECEIVER_MAY = {
     ("shopsync_schema_version", "SELECT"): "version_num",
 }
 DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
+ROLE_EXISTS = "SELECT 1 FROM pg_roles WHERE rolname = %s"
+
+# For the passwords set next; Postgres 15 has no such setting, and keeps its 4096.
+SCRAM_ITERATIONS = """
+SELECT set_config('scram_iterations', {}, false) FROM pg_settings WHERE name = 'scram_iterations'
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +67,17 @@ def analyst_steps() -> list[Step]:
 
 
 def dagster_steps(password: str) -> list[Step]:
+    """`password` must be long and random. Dagster logs in anew for every event it writes, and the
+    iterations that slow down the guessing of weak passwords would be a fifth of its CPU."""
     role = sql.Identifier(DAGSTER_ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} CONNECTION LIMIT {}").format(
         role, sql.Literal(password), sql.Literal(DAGSTER_CONNECTIONS)
     )
     database = sql.Identifier(DAGSTER_DATABASE)
     return [
-        _create_role(create, DAGSTER_ROLE),
+        _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.Literal("1"))),
+        _for_dagsters_role(create),
+        _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.SQL("reset_val"))),
         # Only a member of a role may give it a database; needed where the caller is no superuser.
         _for_database(sql.SQL("GRANT {} TO CURRENT_USER").format(role), DATABASE_EXISTS),
         _for_database(
@@ -100,6 +110,10 @@ def _grant(right: str, columns: str, table: str) -> Step:
             sql.Identifier(RECEIVER_ROLE),
         )
     )
+
+
+def _for_dagsters_role(statement: sql.Composed) -> Step:
+    return _create_role(statement, DAGSTER_ROLE)
 
 
 def _for_database(statement: sql.Composed, done: str) -> Step:
@@ -154,6 +168,4 @@ def drop_databases(conn: Conn, *names: str) -> None:
 
 
 def _create_role(statement: sql.SQL | sql.Composed, name: str) -> Step:
-    return Step(
-        statement=statement, done="SELECT 1 FROM pg_roles WHERE rolname = %s", arguments=(name,)
-    )
+    return Step(statement=statement, done=ROLE_EXISTS, arguments=(name,))

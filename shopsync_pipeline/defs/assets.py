@@ -5,7 +5,9 @@ synced, as it ends, and in the end one failure that names the others. Dagster th
 exactly those partitions as failed, whatever the range of the run.
 """
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -14,6 +16,7 @@ from dagster import (
     AssetDep,
     AssetExecutionContext,
     AssetMaterialization,
+    AssetObservation,
     AssetSpec,
     BackfillPolicy,
     Config,
@@ -93,7 +96,8 @@ class CustomersConfig(Config):
 )
 def customers(
     context: AssetExecutionContext, config: CustomersConfig, shopsync: ShopsyncResource
-) -> Iterator[AssetMaterialization | AssetCheckResult]:
+) -> Iterator[AssetMaterialization | AssetObservation | AssetCheckResult]:
+    cost = Cost()
     order = SyncOrder(
         run_id=context.run.run_id,
         mode=config.mode.value,
@@ -107,6 +111,7 @@ def customers(
         for outcome in sync_organizations(engine, context.partition_keys, order):
             told = [*refused.get(outcome.organization_id, ()), *outcome.errors]
             errors.extend(told)
+            cost.add(outcome, failed=bool(told))
             _answer(engine, config.request_ids, outcome, told)
             if not told and not outcome.running_elsewhere:
                 yield AssetMaterialization(
@@ -115,8 +120,41 @@ def customers(
                     metadata=metadata_of(outcome),
                 )
         yield from read(engine.pool, lambda conn: list(checks.evaluate(conn)))
+    yield AssetObservation("customers", metadata=cost.metadata())
     if errors:
         raise Failure(_told(errors), allow_retries=False)
+
+
+@dataclass
+class Cost:
+    """Of one run over all its organizations, since this was made: the start of the run's process
+    is not in it."""
+
+    organizations: int = 0
+    synced: int = 0
+    failed: int = 0
+    points: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    cpu_before: float = field(default_factory=time.process_time)
+
+    def add(self, outcome: OrganizationOutcome, *, failed: bool) -> None:
+        results = [store.result for store in outcome.stores if store.result is not None]
+        self.organizations += 1
+        self.synced += bool(results) and not failed
+        self.failed += failed
+        self.points += sum(result.points for result in results)
+
+    def metadata(self) -> Metadata:
+        cpu = time.process_time() - self.cpu_before
+        return {
+            "organizations": self.organizations,
+            "synced": self.synced,
+            "failed": self.failed,
+            "seconds": round(time.monotonic() - self.began, 3),
+            "CPU seconds": round(cpu, 3),
+            "CPU ms per organization": round(cpu / max(self.organizations, 1) * 1e3, 1),
+            "API points": self.points,
+        }
 
 
 def metadata_of(outcome: OrganizationOutcome) -> Metadata:

@@ -75,6 +75,24 @@ def test_a_range_materializes_each_organization_with_its_own_figures(
     assert {row["lastSyncRunId"] for row in world.rows("ant").values()} == {result.run_id}
 
 
+def test_a_run_tells_once_what_it_has_cost(
+    world: World, instance: DagsterInstance, three: list[Any]
+) -> None:
+    three[1].fault("status", status=401, times=None)
+    run(instance, "ant", "cat")
+    (record,) = instance.fetch_observations(CUSTOMERS, limit=10).records
+    observation = record.asset_observation
+    assert observation is not None
+    assert observation.partition is None
+    told: dict[str, Any] = {name: each.value for name, each in observation.metadata.items()}
+    assert (told["organizations"], told["synced"], told["failed"]) == (3, 2, 1)
+    points = sum(found["API points"] for found in materialized(instance).values())
+    assert told["API points"] == points > 0
+    assert 0 < told["CPU seconds"] == pytest.approx(told["CPU ms per organization"] * 3e-3, 0.1)
+    assert told["seconds"] > 0
+    assert failed_partitions(instance) == {"bee"}
+
+
 def test_exactly_the_partitions_of_broken_stores_fail(
     world: World, instance: DagsterInstance, three: list[Any]
 ) -> None:
