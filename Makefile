@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ADMIN_SCHEMA ?=
-LOAD ?=
 BULK ?=
+TICK ?=
+GROWTH ?=
+LOAD ?=
 
 .PHONY: demo up test test-deployment test-celery check bench lock clean
 .DELETE_ON_ERROR:
@@ -45,10 +47,12 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## ratios measured in one run (LOAD, BULK: how much for the receiver, for a load)
+bench: $(VENV)/.dev  ## ratios measured in one run (BULK, TICK, GROWTH, LOAD: how much of each)
 	$(BIN)/python -m benchmarks.pull
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.bulk $(BULK)
+	$(BIN)/python -m benchmarks.tick $(TICK)
+	$(BIN)/python -m benchmarks.dagster_growth $(GROWTH)
 	$(BIN)/python -m benchmarks.against_dlt
 	$(BIN)/python -m benchmarks.drain
 	$(BIN)/python -m benchmarks.receiver_load $(LOAD)

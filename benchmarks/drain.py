@@ -4,18 +4,22 @@ Ten stores have events to be read by id. Every second time an eleventh, whose to
 a thousand more. The aim is that the ten take at most 1.2 times as long.
 """
 
-import json
-import statistics
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from cryptography.fernet import Fernet
-
-from benchmarks.stage import customers_of, database, machine, make_store, simulator
+from benchmarks.plot import Bar
+from benchmarks.stage import (
+    customers_of,
+    database,
+    environment,
+    folder,
+    make_store,
+    ratio_of,
+    report,
+    simulator,
+)
 from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
@@ -45,25 +49,19 @@ WHERE "organizationId" <> %s
 
 def main() -> None:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        folder.chmod(0o755)
+        home = stack.enter_context(folder())
         url = stack.enter_context(simulator(latency_ms=50))
-        environ = {
-            "SHOPSYNC_HOME": str(folder),
-            "DATABASE_URL": stack.enter_context(database(folder)),
-            "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
-            "SHOPIFY_ENDPOINT": f"{url}/{{shop}}",
-        }
+        environ = environment(home, stack.enter_context(database(home)), url)
         engine = stack.enter_context(open_engine(Settings.from_env(environ)))
         ids = {name: _connected(engine, url, name) for name in _names()}
-        print(machine())
         _seconds(engine, ids, broken=False)  # warm
         pairs = [
             (_seconds(engine, ids, broken=True), _seconds(engine, ids, broken=False))
             for _ in range(PAIRS)
         ]
         figure = _figure(pairs) | {"events that died": _count(engine, "dead")}
-    print(json.dumps(figure))
+    bar = Bar(label="ten stores' webhooks", value=figure["ratio, median of pairs"], aim=AIM_RATIO)
+    report("drain", [figure], {"time beside a broken store / alone": [bar]})
     if figure["events that died"]:
         sys.exit("An event died for its store's trouble.")
 
@@ -73,14 +71,12 @@ def _names() -> list[str]:
 
 
 def _figure(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    ratios = sorted(broken / alone for broken, alone in pairs)
+    ratio = ratio_of(pairs)
     return {
         "what": f"{HEALTHY} stores with {EVENTS} events each, beside one with a revoked token and "
         f"{BROKEN_EVENTS} events / alone",
-        "median": round(statistics.median(ratios), 2),
-        "lowest": round(ratios[0], 2),
-        "highest": round(ratios[-1], 2),
-        "median / aim": round(statistics.median(ratios) / AIM_RATIO, 2),
+        **ratio,
+        "median / aim": round(ratio["ratio, median of pairs"] / AIM_RATIO, 2),
     }
 
 

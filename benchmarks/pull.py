@@ -6,25 +6,30 @@
    simulator and Postgres are other processes and are not counted.
 """
 
-import json
-import os
-import resource
 import statistics
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import requests as http
-from cryptography.fernet import Fernet
 
-from benchmarks.stage import database, machine, make_store, simulator
+from benchmarks.plot import Bar
+from benchmarks.process import cpu
+from benchmarks.stage import (
+    bare_copy,
+    database,
+    environment,
+    folder,
+    make_store,
+    ratio_of,
+    report,
+    simulator,
+)
 from shopsync_pipeline.db import customers, integrations
 from shopsync_pipeline.db.engine import Conn, connect
-from shopsync_pipeline.models import CUSTOMER_COLUMNS, Credentials, CustomerRow, Integration, Read
+from shopsync_pipeline.models import Credentials, CustomerRow, Integration, Read
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.shopify.customers import rows_of
@@ -37,25 +42,34 @@ SHOP = "bench.myshopify.com"
 ROWS = 20_000
 PAIRS = 5
 AIM_MICROSECONDS = 80.0
+PULLS = ("new customers", "unchanged customers")
 
 
 def main() -> None:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        folder.chmod(0o755)
-        url = stack.enter_context(database(folder))
+        home = stack.enter_context(folder())
+        url = stack.enter_context(database(home))
         simulated = stack.enter_context(simulator())
-        token = str(make_store(simulated, SHOP, ROWS)["accessToken"])
-        os.environ |= {
-            "SHOPSYNC_HOME": str(folder),
-            "DATABASE_URL": url,
-            "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
-            "SHOPIFY_ENDPOINT": f"{simulated}/{{shop}}",
-        }
-        print(machine())
-        rows = rows_of(_records(simulated, token))
-        print(json.dumps(_merge_against_copy(url, rows)))
-        print(json.dumps(_pull_cpu(token)))
+        token = str(make_store(simulated, SHOP, ROWS, bulkEnabled=False)["accessToken"])
+        settings = Settings.from_env(environment(home, url, simulated))
+        merge = _merge_against_copy(url, rows_of(_records(simulated, token)))
+        pulled = _pull_cpu(settings, token)
+    report(
+        "pull",
+        [merge, pulled],
+        {
+            "CPU of a pull's process, microseconds a customer": [
+                Bar(label=name, value=pulled[_of(name)], aim=AIM_MICROSECONDS) for name in PULLS
+            ],
+            "time of the merge / a bare COPY of the same rows": [
+                Bar(label="new customers", value=merge["ratio, median of pairs"])
+            ],
+        },
+    )
+
+
+def _of(name: str) -> str:
+    return f"{name}, CPU microseconds a row"
 
 
 def _merge_against_copy(url: str, rows: list[CustomerRow]) -> dict[str, Any]:
@@ -65,18 +79,16 @@ def _merge_against_copy(url: str, rows: list[CustomerRow]) -> dict[str, Any]:
         store = integrations.connect(
             conn, organization_id="copy", shop=SHOP, name="Bench", shop_id=1
         )
-        ratios, merged, copied, again = [], [], [], []
+        merged, copied, again = [], [], []
         for _ in range(PAIRS):
             merged.append(_timed(lambda: _merge(conn, store, pages)))
             again.append(_timed(lambda: _merge(conn, store, pages)))
             conn.execute("TRUNCATE customers")
-            copied.append(_timed(lambda: _copy(conn, store, rows)))
+            copied.append(_timed(lambda: bare_copy(conn, store, rows)))
             conn.execute("TRUNCATE customers")
-            ratios.append(merged[-1] / copied[-1])
     return {
         "what": f"merge of {len(rows)} new rows by pages of 250 / one bare COPY of them",
-        "ratio, median of pairs": round(statistics.median(ratios), 2),
-        "ratios": [round(ratio, 2) for ratio in ratios],
+        **ratio_of(list(zip(merged, copied, strict=True))),
         "unchanged rows / new rows": round(statistics.median(again) / statistics.median(merged), 2),
     }
 
@@ -89,47 +101,28 @@ def _merge(conn: Conn, store: Integration, pages: list[list[CustomerRow]]) -> No
             customers.merge(conn, store, page, how)
 
 
-def _copy(conn: Conn, store: Integration, rows: list[CustomerRow]) -> None:
-    ours = '"organizationId", "integrationId", "lastSyncedAt", "lastSyncRunId", "lastSyncVia"'
-    columns = ", ".join(f'"{name}"' for name in CUSTOMER_COLUMNS)
-    fixed = (store.organization_id, store.id, datetime.now(UTC), "bench", "PULL")
-    with (
-        conn.transaction(),
-        conn.cursor() as cursor,
-        cursor.copy(f"COPY customers ({ours}, {columns}) FROM STDIN") as copy,
-    ):
-        for row in rows:
-            copy.write_row(fixed + row)
-
-
-def _pull_cpu(token: str) -> dict[str, Any]:
+def _pull_cpu(settings: Settings, token: str) -> dict[str, Any]:
     """First a load of all rows, then the same again, where every row is unchanged."""
-    settings = Settings.from_env()
     with open_engine(settings) as engine:
         held = Credentials(access_token=token)
         store = connect_store(engine, organization_id="pull", shop=SHOP, held=held)
         figures = {}
-        for name in ("new", "unchanged"):
+        for name in PULLS:
             with engine.pool.connection() as conn:
                 store = integrations.get(conn, store.id)
             with open_store(engine, store) as opened:
-                before, began = _cpu(), time.perf_counter()
+                before, began = cpu(), time.perf_counter()
                 result = waited(pull(opened, run_id="bench", mode="full"))
-                cpu, wall = _cpu() - before, time.perf_counter() - began
+                used, wall = cpu() - before, time.perf_counter() - began
             assert result.counts.rows == ROWS, result
-            figures[f"{name} rows, CPU microseconds a row"] = round(cpu / ROWS * 1e6, 1)
-            figures[f"{name} rows, CPU / wall"] = round(cpu / wall, 2)
-    worst = max(value for name, value in figures.items() if "microseconds" in name)
+            figures[_of(name)] = round(used / ROWS * 1e6, 1)
+            figures[f"{name}, CPU / wall"] = round(used / wall, 2)
+    worst = max(figures[_of(name)] for name in PULLS)
     return {
         "what": f"pull of {ROWS} customers, CPU of its own process",
         **figures,
         "worst / aim": round(worst / AIM_MICROSECONDS, 2),
     }
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _timed(work: Any) -> float:

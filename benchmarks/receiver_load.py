@@ -11,10 +11,6 @@ an error where an answer was not 2xx, a row is lost, or an event is not done in 
 
 import argparse
 import asyncio
-import base64
-import hashlib
-import hmac
-import json
 import os
 import statistics
 import subprocess
@@ -24,14 +20,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from cryptography.fernet import Fernet
-
-from benchmarks.stage import customers_of, database, machine, make_store, simulator
+from benchmarks.deliveries import Answer, Shop, body_of, burst, headers_of, steady
+from benchmarks.plot import Bar
+from benchmarks.stage import (
+    customers_of,
+    database,
+    environment,
+    folder,
+    make_store,
+    report,
+    simulator,
+)
 from shopsync_pipeline.db import inbox
 from shopsync_pipeline.db.engine import connect
 from shopsync_pipeline.models import Credentials
@@ -59,39 +61,39 @@ class Stage:
 
     database_url: str
     integration_id: str
-    receiver_port: int
+    shop: Shop
     receiver_pid: int
     drain_pid: int
-    customers: Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """`seconds` from when the delivery was due to its whole answer; `status` 0: there was none."""
-
-    webhook_id: str
-    status: int
-    seconds: float
 
 
 def main() -> None:
     options = _options()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        folder.chmod(0o755)
-        stage = stack.enter_context(staged(folder))
-        print(machine())
+        stage = stack.enter_context(staged(stack.enter_context(folder())))
         bare = _bare_inserts(stage)
-        asyncio.run(steady(stage, "warm", rate=50, seconds=1))
+        asyncio.run(steady(stage.shop, "warm", rate=50, seconds=1))
         figures = [
             _measured(stage, "steady", options.rate, options.seconds, bare),
             _measured_burst(stage, options.burst, bare),
         ]
         left = _drained(stage)
-    for figure in figures:
-        print(json.dumps(figure))
+    report("receiver_load", figures, _plot(*figures))
     if left or any(figure["not 2xx"] or figure["rows lost"] for figure in figures):
         sys.exit(f"An answer was not 2xx, a row is lost, or not done ({left}).")
+
+
+def _plot(flow: dict[str, Any], flood: dict[str, Any]) -> dict[str, list[Bar]]:
+    return {
+        f"milliseconds, {flow['what']}": [
+            Bar(label="to the answer, median", value=flow["ms p50"]),
+            Bar(label="to the answer, 99 %", value=flow["ms p99"], aim=AIM_P99_MILLISECONDS),
+            Bar(label="to the row, median", value=flow["to the row, ms p50"]),
+            Bar(label="to the row, 99 %", value=flow["to the row, ms p99"]),
+        ],
+        f"milliseconds, {flood['what']}": [
+            Bar(label="until all are answered", value=flood["ms max"], aim=AIM_BURST_SECONDS * 1e3)
+        ],
+    }
 
 
 def _drained(stage: Stage) -> int:
@@ -118,7 +120,7 @@ def _options() -> argparse.Namespace:
 
 def _measured(stage: Stage, name: str, rate: int, seconds: int, bare: float) -> dict[str, Any]:
     before = _cpu(stage.receiver_pid), _cpu(stage.drain_pid)
-    answers = asyncio.run(steady(stage, name, rate=rate, seconds=seconds))
+    answers = asyncio.run(steady(stage.shop, name, rate=rate, seconds=seconds))
     used = (_cpu(stage.receiver_pid) - before[0]) / len(answers)
     drained = (_cpu(stage.drain_pid) - before[1]) / len(answers)
     times = _milliseconds(answers)
@@ -135,7 +137,7 @@ def _measured(stage: Stage, name: str, rate: int, seconds: int, bare: float) -> 
 
 def _measured_burst(stage: Stage, count: int, bare: float) -> dict[str, Any]:
     began = time.perf_counter()
-    answers = asyncio.run(burst(stage, "burst", count))
+    answers = asyncio.run(burst(stage.shop, "burst", count))
     wall = time.perf_counter() - began
     return {
         "what": f"{count} deliveries at once, a connection each",
@@ -184,93 +186,6 @@ def _quantile(ordered: Sequence[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
-# The load
-
-
-async def steady(stage: Stage, name: str, *, rate: int, seconds: int) -> list[Answer]:
-    """Deliveries that are due in equal steps, whatever became of those before."""
-    idle: list[Line] = []
-    began = time.perf_counter()
-    sent = []
-    for number in range(rate * seconds):
-        due = began + number / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        sent.append(asyncio.create_task(_deliver(stage, idle, f"{name}-{number}", due)))
-    answers = await asyncio.gather(*sent)
-    for _, writer in idle:
-        writer.close()
-    return answers
-
-
-async def burst(stage: Stage, name: str, count: int) -> list[Answer]:
-    due = time.perf_counter()
-    return await asyncio.gather(
-        *(_deliver(stage, [], f"{name}-{number}", due) for number in range(count))
-    )
-
-
-Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def _deliver(stage: Stage, idle: list[Line], webhook_id: str, due: float) -> Answer:
-    """Over a connection that is idle, or a new one; it is kept for the next."""
-    status = 0
-    try:
-        line = await _line(stage, idle)
-        line[1].write(_request(stage, webhook_id))
-        head = await line[0].readuntil(b"\r\n\r\n")
-        await line[0].readuntil(b"}")
-        status = int(head.split()[1])
-        idle.append(line)
-    except (OSError, asyncio.IncompleteReadError) as error:
-        print(f"{webhook_id}: {error!r}", file=sys.stderr)
-    return Answer(webhook_id=webhook_id, status=status, seconds=time.perf_counter() - due)
-
-
-async def _line(stage: Stage, idle: list[Line]) -> Line:
-    while idle:
-        line = idle.pop()
-        if not line[0].at_eof():  # else the receiver closed what was idle for long
-            return line
-        line[1].close()
-    return await asyncio.open_connection("127.0.0.1", stage.receiver_port)
-
-
-def _body(stage: Stage, webhook_id: str) -> bytes:
-    """As Shopify sends it with the subscription's includeFields, about one of its customers."""
-    digest = hashlib.sha256(webhook_id.encode()).digest()
-    customer = stage.customers[int.from_bytes(digest[:4], "big") % len(stage.customers)]
-    return json.dumps(
-        {
-            "id": int(customer["legacyResourceId"]),
-            "admin_graphql_api_id": customer["id"],
-            "updated_at": customer["updatedAt"],
-        }
-    ).encode()
-
-
-def _headers(webhook_id: str, body: bytes) -> dict[str, str]:
-    signature = hmac.digest(SECRET.encode(), body, "sha256")
-    return {
-        "Host": "127.0.0.1",
-        "X-Shopify-Topic": "customers/update",
-        "X-Shopify-Shop-Domain": SHOP,
-        "X-Shopify-Hmac-Sha256": base64.b64encode(signature).decode(),
-        "X-Shopify-Webhook-Id": webhook_id,
-        "X-Shopify-API-Version": "2026-10",
-        "X-Shopify-Triggered-At": datetime.now(UTC).isoformat(),
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-    }
-
-
-def _request(stage: Stage, webhook_id: str) -> bytes:
-    body = _body(stage, webhook_id)
-    lines = [f"{name}: {value}" for name, value in _headers(webhook_id, body).items()]
-    head = "\r\n".join(["POST /api/webhooks/shopify HTTP/1.1", *lines, "", ""])
-    return head.encode() + body
-
-
 # What it is measured against, and on
 
 
@@ -279,8 +194,8 @@ def _bare_inserts(stage: Stage) -> float:
     times = []
     with connect(stage.database_url) as conn:
         for number in range(BARE_ROWS):
-            body = _body(stage, f"bare-{number}")
-            headers = _headers(f"bare-{number}", body).items()
+            body = body_of(stage.shop, f"bare-{number}")
+            headers = headers_of(stage.shop, f"bare-{number}", body).items()
             delivery = delivery_of([(k.encode(), v.encode()) for k, v in headers], body)
             began = time.perf_counter()
             inbox.store(conn, delivery, [stage.integration_id], "pending")
@@ -289,29 +204,29 @@ def _bare_inserts(stage: Stage) -> float:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Stage]:
+def staged(home: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
-        url = stack.enter_context(database(folder))
+        url = stack.enter_context(database(home))
         simulated = stack.enter_context(simulator(latency_ms=50))
         store = make_store(simulated, SHOP, CUSTOMERS, **PLUS)
-        environ = {
-            "SHOPSYNC_HOME": str(folder),
-            "DATABASE_URL": url,
-            "SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+        environ = environment(home, url, simulated) | {
             "SHOPIFY_WEBHOOK_SECRET": SECRET,
-            "SHOPIFY_ENDPOINT": f"{simulated}/{{shop}}",
             "RECEIVER_PORT": str(PORT),
         }
         integration_id = _connected(Settings.from_env(environ), store)
-        receiver = stack.enter_context(_process(folder, RECEIVER, environ, "listening on"))
-        drains = stack.enter_context(_process(folder, DRAIN, environ, "draining"))
+        receiver = stack.enter_context(_process(home, RECEIVER, environ, "listening on"))
+        drains = stack.enter_context(_process(home, DRAIN, environ, "draining"))
         yield Stage(
             database_url=url,
             integration_id=integration_id,
-            receiver_port=PORT,
             receiver_pid=receiver,
             drain_pid=drains,
-            customers=customers_of(simulated, SHOP),
+            shop=Shop(
+                domain=SHOP,
+                secret=SECRET,
+                customers=customers_of(simulated, SHOP),
+                port=PORT,
+            ),
         )
 
 
@@ -338,10 +253,10 @@ def _connected(settings: Settings, store: dict[str, Any]) -> str:
 
 @contextmanager
 def _process(
-    folder: Path, arguments: Sequence[str], environ: dict[str, str], ready: str
+    home: Path, arguments: Sequence[str], environ: dict[str, str], ready: str
 ) -> Iterator[int]:
     """The pid of a process that has printed `ready`."""
-    path = folder / f"{len(list(folder.glob('*.out')))}.out"
+    path = home / f"{len(list(home.glob('*.out')))}.out"
     with (
         path.open("w+") as out,
         subprocess.Popen([sys.executable, *arguments], env=os.environ | environ, stdout=out) as it,
