@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 
 from shopsync_pipeline.db import inbox
 from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.db.locks import HELD
 from shopsync_pipeline.errors import IntegrationInactive, SyncConflict
 from shopsync_pipeline.models import Integration, Window
 
@@ -171,13 +172,7 @@ def due_organizations(conn: Conn, now: datetime) -> tuple[list[str], int]:
     those with active stores of which none is."""
     rows = conn.execute(
         f"""
-        WITH running AS (
-          SELECT (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
-          WHERE locktype = 'advisory' AND objsubid = 1
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        )
-        SELECT i."organizationId", bool_or({DUE}
-          AND hashtextextended(i."id", 0) NOT IN (SELECT key FROM running))
+        SELECT i."organizationId", bool_or({DUE} AND hashtextextended(i."id", 0) NOT IN ({HELD}))
         FROM integrations i WHERE i."isActive" GROUP BY 1 ORDER BY 1
         """,  # noqa: S608
         {"now": now, "fresh_for": FRESH_FOR},

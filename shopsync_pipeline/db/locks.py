@@ -20,6 +20,13 @@ from shopsync_pipeline.db.inbox import CHANNEL
 DRAIN_KEY = "hashtextextended('drain', 0)"
 DRAIN_NAME = "shopsync drain "
 
+HELD = """
+SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""The keys (hashtextextended of a name) of all locks that somebody holds."""
+
 
 class IntegrationLocks:
     """Safe to share between threads; opens a connection of its own, and another when it is lost."""

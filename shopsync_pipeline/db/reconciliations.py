@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from psycopg.rows import class_row
 
 from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.db.locks import HELD
 from shopsync_pipeline.models import CUSTOMER_COLUMNS, Integration
 
 OURS = ", ".join(f'c."{name}"' for name in CUSTOMER_COLUMNS)
@@ -136,14 +137,9 @@ def due_organizations(conn: Conn, now: datetime) -> list[str]:
     """Organizations with a store that is overdue, not put off, and not being reconciled."""
     rows = conn.execute(
         f"""
-        WITH running AS (
-          SELECT (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
-          WHERE locktype = 'advisory' AND objsubid = 1
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        )
         SELECT DISTINCT i."organizationId" FROM integrations i
         WHERE {OVERDUE} AND NOT {PUT_OFF}
-          AND hashtextextended(%(lock)s || i."id", 0) NOT IN (SELECT key FROM running)
+          AND hashtextextended(%(lock)s || i."id", 0) NOT IN ({HELD})
         ORDER BY 1
         """,  # noqa: S608
         {"now": now, "lock": lock_of("")},
