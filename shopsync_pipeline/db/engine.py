@@ -8,7 +8,6 @@ its messages and those are people's data.
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
-from select import POLLIN, poll
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -97,20 +96,11 @@ def open_pool(url: str, *, size: int) -> Iterator[Pool]:
         open=False,
         kwargs={"autocommit": True},
         configure=_use_utc,
-        check=_refuse_closed,  # Postgres may have been restarted meanwhile
+        check=ConnectionPool.check_connection,  # Postgres may have been restarted meanwhile
         name="shopsync",
     )
     with pool:
         yield pool
-
-
-def _refuse_closed(conn: Conn) -> None:
-    """A connection at rest has nothing to be read, unless Postgres has ended it; to ask it each
-    time would cost a tenth of a pull."""
-    at_rest = poll()
-    at_rest.register(conn.fileno(), POLLIN)
-    if at_rest.poll(0):
-        ConnectionPool.check_connection(conn)
 
 
 def read(pool: Pool, work: Callable[[Conn], T]) -> T:
