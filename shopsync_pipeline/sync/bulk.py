@@ -137,7 +137,7 @@ def read_in_bulk(
     except (NeedsScope, QueryRefused) as refused:
         ours = None
         _forget(store, None)
-        log.warning("Reading pages, for no bulk operation can be had. %s", refused)
+        log.warning("%s: reading pages, for no bulk operation: %s", refused.shop, refused.what)
     if ours is None:
         return None
     operation, read_at = ours
