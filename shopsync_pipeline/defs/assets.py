@@ -167,7 +167,8 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
     counts = sum((result.counts for result in synced), MergeCounts())
     begins = [result.since for result in synced if result.since]
     ends = [result.until.isoformat() for result in synced if result.until]
-    return {
+    operations = [result.bulk_operation for result in synced if result.bulk_operation]
+    told: Metadata = {
         "rows read": counts.rows,
         "inserted": counts.inserted,
         "updated": counts.updated,
@@ -180,6 +181,9 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
         "window from": min(begins).isoformat() if len(begins) == len(synced) else "the beginning",
         "window to": max(ends),
     }
+    if operations:
+        told["bulk operation"] = ", ".join(operations)
+    return told
 
 
 def _answer(

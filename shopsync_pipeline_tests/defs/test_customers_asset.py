@@ -14,6 +14,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.schedules import RANGE_END, RANGE_START
+from shopsync_pipeline.sync.bulk import BULK_ABOVE
 from shopsync_pipeline_tests.world import World
 
 CUSTOMERS = AssetKey("customers")
@@ -73,6 +74,18 @@ def test_a_range_materializes_each_organization_with_its_own_figures(
     for name, store in zip(("ant", "bee", "cat"), three, strict=True):
         assert world.differences(name, store) == []
     assert {row["lastSyncRunId"] for row in world.rows("ant").values()} == {result.run_id}
+
+
+def test_the_load_of_a_large_store_names_its_bulk_operation(
+    world: World, instance: DagsterInstance
+) -> None:
+    instance.add_dynamic_partitions("organizations", ["ant"])
+    store = world.connect("ant", "ant.myshopify.com", customers=BULK_ABOVE + 1)
+    assert run(instance, "ant", "ant").success
+    (operation,) = store.bulk.all()
+    found = materialized(instance)["ant"]
+    assert found["bulk operation"] == operation["id"]
+    assert (found["inserted"], found["window from"]) == (BULK_ABOVE + 1, "the beginning")
 
 
 def test_a_run_tells_once_what_it_has_cost(
