@@ -321,7 +321,7 @@ def open_window(
         """,
         [window.since, window.until, integration.id, watermark],
     ).rowcount
-    _one_row(opened, integration)
+    require_one(opened, integration)
 
 
 def advance_window(conn: Conn, integration: Integration, before: Window, after: Window) -> None:
@@ -337,7 +337,7 @@ def advance_window(conn: Conn, integration: Integration, before: Window, after: 
         """,
         [after.cursor, after.reached, integration.id, before.until, before.cursor],
     ).rowcount
-    _one_row(moved, integration)
+    require_one(moved, integration)
 
 
 def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
@@ -352,77 +352,7 @@ def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
         """,
         {"until": window.until, "id": integration.id, "cursor": window.cursor},
     ).rowcount
-    _one_row(moved, integration)
-
-
-def bulk_operation(conn: Conn, integration_id: str) -> tuple[str | None, datetime] | None:
-    """The bulk operation that was asked for and whose result is not merged yet: its id, None where
-    Shopify's answer was not heard, and the moment as of which its rows count as read."""
-    row = conn.execute(
-        'SELECT "bulkOperationId", "bulkReadAt" FROM integrations WHERE "id" = %s', [integration_id]
-    ).fetchone()
-    return None if row is None or row[1] is None else (row[0], row[1])
-
-
-def remember_bulk(
-    conn: Conn, integration_id: str, operation_id: str | None, read_at: datetime
-) -> None:
-    """So that whoever comes after a crash takes it up."""
-    conn.execute(
-        """UPDATE integrations SET "bulkOperationId" = %s, "bulkReadAt" = %s WHERE "id" = %s""",
-        [operation_id, read_at, integration_id],
-    )
-
-
-def forget_bulk(conn: Conn, integration_id: str, operation_id: str | None) -> None:
-    """Its result is merged, or will never be; another operation is left alone."""
-    conn.execute(
-        """UPDATE integrations SET "bulkOperationId" = NULL, "bulkReadAt" = NULL
-           WHERE "id" = %s AND "bulkOperationId" IS NOT DISTINCT FROM %s""",
-        [integration_id, operation_id],
-    )
-
-
-def fail_bulk(conn: Conn, integration_id: str, operation_id: str) -> None:
-    """It did not end well: pages do for a while."""
-    forget_bulk(conn, integration_id, operation_id)
-    conn.execute(
-        'UPDATE integrations SET "bulkFailedAt" = clock_timestamp() WHERE "id" = %s',
-        [integration_id],
-    )
-
-
-def bulk_failed_since(conn: Conn, integration_id: str, moment: datetime) -> bool:
-    row = conn.execute(
-        'SELECT "bulkFailedAt" > %s FROM integrations WHERE "id" = %s', [moment, integration_id]
-    ).fetchone()
-    return row is not None and bool(row[0])
-
-
-def finish_bulk(
-    conn: Conn, integration: Integration, operation_id: str, until: datetime
-) -> datetime:
-    """The whole store was read at `until` or later, on Shopify's clock. Returns the watermark.
-
-    The store is not fresh by this: what changed since is still to be pulled. Raises
-    IntegrationInactive where the store has left, SyncConflict where it was connected anew.
-    """
-    hold(conn, integration.id)
-    row = conn.execute(
-        """
-        UPDATE integrations SET "watermark" = greatest("watermark", %(until)s),
-          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
-          "updatedAt" = clock_timestamp()
-        WHERE "id" = %(id)s AND "watermark" IS NOT DISTINCT FROM %(watermark)s
-        RETURNING "watermark"
-        """,
-        {"until": until, "id": integration.id, "watermark": integration.watermark},
-    ).fetchone()
-    _one_row(int(row is not None), integration)
-    assert row is not None
-    forget_bulk(conn, integration.id, operation_id)
-    watermark: datetime = row[0]
-    return watermark
+    require_one(moved, integration)
 
 
 def record_trouble(
@@ -458,7 +388,8 @@ def free(conn: Conn, integration_id: str) -> None:
     )
 
 
-def _one_row(count: int, integration: Integration) -> None:
+def require_one(count: int, integration: Integration) -> None:
+    """Raises SyncConflict where a statement about this integration's window met another number."""
     if count != 1:
         raise SyncConflict(
             f"{integration.organization_id}, {integration.shop}: another pull moved the window "

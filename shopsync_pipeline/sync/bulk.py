@@ -17,7 +17,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from shopsync_pipeline.db import customers, integrations
+from shopsync_pipeline.db import bulk_operations, customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
     CLOCKS_MAY_DIFFER,
@@ -109,9 +109,7 @@ def load(
         return None
     watermark = transact(
         store.pool,
-        lambda conn: integrations.finish_bulk(
-            conn, integration, operation.id, operation.created_at
-        ),
+        lambda conn: bulk_operations.finish(conn, integration, operation.id, operation.created_at),
     )
     return operation.id, watermark
 
@@ -125,7 +123,7 @@ def read_in_bulk(
     `merge` runs on threads, MERGES at a time; the others are called by the caller's own.
 
     Returns the operation once every row it counted was merged; the caller then forgets it
-    (integrations.forget_bulk) with what it made of the rows. None, and nothing merged, where
+    (bulk_operations.forget) with what it made of the rows. None, and nothing merged, where
     Shopify will not start or execute one for this app. Raises BulkFailed where it ended badly or
     its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
     """
@@ -151,7 +149,7 @@ def read_in_bulk(
     except BulkFailed:
         transact(
             store.pool,
-            lambda conn: integrations.fail_bulk(conn, store.integration.id, operation.id),
+            lambda conn: bulk_operations.fail(conn, store.integration.id, operation.id),
         )
         raise
     return operation
@@ -159,7 +157,7 @@ def read_in_bulk(
 
 def _failed_lately(conn: Conn, store: Store) -> bool:
     since = clock(conn) - PAGES_FOR
-    return integrations.bulk_failed_since(conn, store.integration.id, since)
+    return bulk_operations.failed_since(conn, store.integration.id, since)
 
 
 def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
@@ -186,7 +184,7 @@ def _under_way_or_started(store: Store, count: Count) -> Waits[Ours | None]:
 
 def _left_behind(store: Store, count: Count) -> Waits[Ours | None]:
     """An operation that an earlier run asked for and did not use."""
-    held = read(store.pool, lambda conn: integrations.bulk_operation(conn, store.integration.id))
+    held = read(store.pool, lambda conn: bulk_operations.held(conn, store.integration.id))
     if held is None:
         return None
     operation_id, read_at = held
@@ -250,14 +248,14 @@ def _remembered(store: Store, operation: BulkOperation, asked_at: datetime) -> O
 def _remember(store: Store, operation_id: str | None, read_at: datetime) -> None:
     transact(
         store.pool,
-        lambda conn: integrations.remember_bulk(conn, store.integration.id, operation_id, read_at),
+        lambda conn: bulk_operations.remember(conn, store.integration.id, operation_id, read_at),
     )
 
 
 def _forget(store: Store, operation_id: str | None) -> None:
     transact(
         store.pool,
-        lambda conn: integrations.forget_bulk(conn, store.integration.id, operation_id),
+        lambda conn: bulk_operations.forget(conn, store.integration.id, operation_id),
     )
 
 

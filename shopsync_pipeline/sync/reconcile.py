@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from shopsync_pipeline.db import customers, integrations, reconciliations
+from shopsync_pipeline.db import bulk_operations, customers, integrations, reconciliations
 from shopsync_pipeline.db.engine import Conn, clock, transact
 from shopsync_pipeline.db.reconciliations import Turn
 from shopsync_pipeline.errors import (
@@ -200,7 +200,7 @@ def reconcile(
             found=result.found,
         )
         if sweep.operation is not None:
-            integrations.forget_bulk(conn, integration.id, sweep.operation.id)
+            bulk_operations.forget(conn, integration.id, sweep.operation.id)
 
     transact(store.pool, work)
     result.seconds = time.monotonic() - began

@@ -14,7 +14,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Literal
 
-from shopsync_pipeline.db import customers, integrations, reconciliations
+from shopsync_pipeline.db import bulk_operations, customers, integrations, reconciliations
 from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.db.reconciliations import Finding
 from shopsync_pipeline.errors import BrokenAnswer
@@ -166,7 +166,7 @@ class Sweep:
         if operation is not None:
             transact(
                 self._store.pool,
-                lambda conn: integrations.forget_bulk(conn, integration.id, operation.id),
+                lambda conn: bulk_operations.forget(conn, integration.id, operation.id),
             )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import customers, integrations
+from shopsync_pipeline.db import bulk_operations, customers, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
     BulkFailed,
@@ -41,7 +41,7 @@ def load(world: World, organization: str = "acme") -> tuple[PullResult, Any]:
 def held(world: World) -> Any:
     """The operation that is kept to be taken up."""
     store = world.integration("acme").id
-    return read(world.engine.pool, lambda conn: integrations.bulk_operation(conn, store))
+    return read(world.engine.pool, lambda conn: bulk_operations.held(conn, store))
 
 
 def assert_nothing_counts(world: World) -> None:
@@ -351,7 +351,7 @@ def test_a_store_that_leaves_forgets_its_operation(world: World) -> None:
 
     def leave(conn: Conn) -> Any:
         integrations.disconnect(conn, organization_id="acme", shop=SHOP)
-        return integrations.bulk_operation(conn, integration.id)
+        return bulk_operations.held(conn, integration.id)
 
     assert transact(world.engine.pool, leave) is None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import customers, integrations, reconciliations
+from shopsync_pipeline.db import bulk_operations, customers, integrations, reconciliations
 from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.shopify.client import waited
@@ -385,7 +385,7 @@ def test_large_stores_are_swept_in_bulk(world: World, monkeypatch: pytest.Monkey
     assert living(world, store) == []
     assert asked(store)["CustomersSweep"] == 0
     with world.engine.pool.connection() as conn:
-        assert integrations.bulk_operation(conn, world.integration("acme").id) is None
+        assert bulk_operations.held(conn, world.integration("acme").id) is None
 
 
 def test_a_bulk_result_far_short_of_shopifys_count_deletes_nothing_and_is_not_taken_up_again(
