@@ -66,6 +66,7 @@ lock: $(BIN)/uv  ## resolve the pinned packages again
 		-o requirements-deploy.lock
 	$(BIN)/uv $(COMPILE) --upgrade --extra dev --extra celery -c requirements-deploy.lock pyproject.toml \
 		-o requirements-dev.lock
+	$(BIN)/uv $(COMPILE) --upgrade benchmarks/dlt_requirements.in -o benchmarks/dlt_requirements.lock
 
 clean:  ## remove what make built; .shopsync with its data stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
