@@ -281,7 +281,7 @@ def counts_by_store(conn: Conn) -> list[StoreCount]:
         return cursor.execute(
             """
             SELECT i."organizationId" AS organization_id, i."shop" AS shop,
-                   count(c."id") AS here, i."customersCount" AS in_shopify,
+                   count(c."integrationId") AS here, i."customersCount" AS in_shopify,
                    i."customersCountAt" AS asked_at
             FROM integrations i
             LEFT JOIN customers c ON c."integrationId" = i."id" AND c."deletedAt" IS NULL
