@@ -34,7 +34,7 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
 	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not deployment and not celery" $(ARGS)
 
-test-deployment: $(VENV)/.dev  ## whole deployments of processes, and their processes killed
+test-deployment: $(VENV)/.dev  ## whole deployments, and processes that are killed
 	$(BIN)/pytest -n 0 -m deployment $(ARGS)
 
 test-celery: $(VENV)/.dev  ## two Celery workers, one of them killed; needs redis-server on the PATH

@@ -45,6 +45,7 @@ def wait_for_locks_to_go(world: World) -> None:
     world.engine.locks.unlock(integration.id)
 
 
+@pytest.mark.deployment
 @pytest.mark.parametrize("page", range(1, PAGES + 1))
 def test_a_run_killed_at_any_page_loses_nothing_and_reads_no_committed_page_again(
     world: World, page: int

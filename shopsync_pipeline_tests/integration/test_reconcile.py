@@ -313,6 +313,7 @@ def test_two_stores_of_one_organization_do_not_touch_each_other(world: World) ->
     assert [each.shop for each in kept(world)] == [SHOP]
 
 
+@pytest.mark.deployment
 @pytest.mark.parametrize(
     ("operation", "requests"),
     [("StoreProbe", 1), ("CustomersSweep", 2), ("CustomersById", 1), ("CustomersById", 3)],
