@@ -124,8 +124,8 @@ def read_in_bulk(
 
     Returns the operation once every row it counted was merged; the caller then forgets it
     (bulk_operations.forget) with what it made of the rows. None, and nothing merged, where
-    Shopify will not start or execute one for this app. Raises BulkFailed where it ended badly or
-    its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
+    Shopify will not start or execute one for this app, or one failed lately. Raises BulkFailed
+    where it ended badly or its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
     """
     if read(store.pool, lambda conn: _failed_lately(conn, store)):
         log.info("%s: reading pages, for a bulk operation failed lately", store.integration.shop)
