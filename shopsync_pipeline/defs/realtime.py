@@ -29,11 +29,10 @@ from shopsync_pipeline.db.engine import clock, transact
 from shopsync_pipeline.defs.jobs import LANE
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.resources import ShopsyncResource
-from shopsync_pipeline.defs.schedules import known_organizations, range_run
+from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.models import MergeCounts
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.subscriptions import SET_IN_THE_APP
-from shopsync_pipeline.sync.due import contiguous_ranges
 from shopsync_pipeline.sync.organizations import Engine
 from shopsync_pipeline.sync.subscriptions import (
     OrganizationSubscriptions,
@@ -171,11 +170,11 @@ def hourly_subscription_check(
     receiver = receiver_of(settings)
     if isinstance(receiver, str):
         return SkipReason(receiver)
-    keys = known_organizations(context.instance)
-    spans = contiguous_ranges(keys, wanted, limit=settings.orgs_per_run, bridge=True)
-    at = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-    how = {"action": Action.check.value}
-    target = {"job_name": enable_realtime_sync.name, "asset_name": "webhook_subscriptions"}
-    return [range_run(span, f"{at}:{span[0]}", how, {}, **target) for span in spans] or SkipReason(
-        "The organizations are no partitions yet; sync_request_sensor registers them."
+    return runs_over(
+        context,
+        wanted,
+        {"action": Action.check.value},
+        bridge=True,
+        job_name=enable_realtime_sync.name,
+        asset_name="webhook_subscriptions",
     )

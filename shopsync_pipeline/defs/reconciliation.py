@@ -38,9 +38,8 @@ from shopsync_pipeline.defs.checks import listed
 from shopsync_pipeline.defs.jobs import LANE
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.resources import ShopsyncResource
-from shopsync_pipeline.defs.schedules import known_organizations, range_run
+from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.due import contiguous_ranges
 from shopsync_pipeline.sync.organizations import Engine
 from shopsync_pipeline.sync.reconcile import (
     OrganizationReconciliation,
@@ -228,11 +227,11 @@ def hourly_reconciliation(
         due = set(reconciliations.due_organizations(conn, clock(conn)))
     if not due:
         return SkipReason("It is no store's turn.")
-    keys = known_organizations(context.instance)
-    spans = contiguous_ranges(keys, due, limit=Settings.from_env().orgs_per_run, bridge=False)
-    at = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-    target = {"job_name": reconcile_customers.name, "asset_name": "customer_reconciliation"}
-    how = {"only_due": True}
-    return [range_run(span, f"{at}:{span[0]}", how, {}, **target) for span in spans] or SkipReason(
-        "The organizations are no partitions yet; sync_request_sensor registers them."
+    return runs_over(
+        context,
+        due,
+        {"only_due": True},
+        bridge=False,
+        job_name=reconcile_customers.name,
+        asset_name="customer_reconciliation",
     )

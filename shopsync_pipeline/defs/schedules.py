@@ -1,6 +1,6 @@
 """Schedules: ask what is due, turn it into few runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from dagster import (
@@ -86,4 +86,25 @@ def range_run(
         job_name=job_name,
         run_config={"ops": {asset_name: {"config": dict(config)}}},
         tags={RANGE_START: span[0], RANGE_END: span[1], **tags},
+    )
+
+
+def runs_over(
+    context: ScheduleEvaluationContext,
+    wanted: Set[str],
+    config: Mapping[str, Any],
+    *,
+    bridge: bool,
+    job_name: str,
+    asset_name: str,
+) -> list[RunRequest] | SkipReason:
+    """Runs of an asset over the `wanted` organizations; with `bridge` also over those between."""
+    limit = Settings.from_env().orgs_per_run
+    keys = known_organizations(context.instance)
+    at = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
+    target = {"job_name": job_name, "asset_name": asset_name}
+    spans = contiguous_ranges(keys, wanted, limit=limit, bridge=bridge)
+    runs = [range_run(span, f"{at}:{span[0]}", config, {}, **target) for span in spans]
+    return runs or SkipReason(
+        "The organizations are no partitions yet; sync_request_sensor registers them."
     )
