@@ -7,8 +7,11 @@ BULK ?=
 TICK ?=
 GROWTH ?=
 LOAD ?=
+KILLS ?=
+HISTORIES ?= 1000
+HEAVY := deployment or celery or histories or kills or proxy
 
-.PHONY: demo up test test-deployment test-celery check bench lock clean
+.PHONY: demo up test test-histories test-kills test-deployment test-celery test-proxy check audit bench lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/uv:
@@ -32,14 +35,24 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
-	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not deployment and not celery" $(ARGS)
+	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not ($(HEAVY))" $(ARGS)
 
-test-deployment: $(VENV)/.dev  ## whole deployments, and processes that are killed
-	$(BIN)/pytest -n 0 -m deployment $(ARGS)
+test-histories: $(VENV)/.dev  ## generated histories of stores, webhooks and runs (HISTORIES: how many)
+	HISTORIES="$(HISTORIES)" $(BIN)/pytest -n 2 -m histories $(ARGS)
+
+test-kills: $(VENV)/.dev  ## receiver and engine killed at random moments and at each crash point (KILLS: how often)
+	KILLS="$(KILLS)" $(BIN)/pytest -n 0 -m kills $(ARGS)
+
+test-deployment: $(VENV)/.dev  ## whole deployments, whose processes are killed (KILLS: how often)
+	KILLS="$(KILLS)" $(BIN)/pytest -n 0 -m deployment $(ARGS)
 
 test-celery: $(VENV)/.dev  ## two Celery workers, one of them killed; needs redis-server on the PATH
 	@command -v redis-server >/dev/null || { echo "test-celery needs Redis: install the package redis-server (macOS: redis)" >&2; exit 1; }
 	$(BIN)/pytest -n 0 -m celery $(ARGS)
+
+test-proxy: $(VENV)/.dev  ## the reverse proxy before Dagster's UI; needs nginx on the PATH
+	@command -v nginx >/dev/null || { echo "test-proxy needs nginx: install the package nginx" >&2; exit 1; }
+	$(BIN)/pytest -n 0 -m proxy $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
