@@ -60,6 +60,9 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(VENV)/.dev  ## known vulnerabilities of the locked packages; asks PyPI
+	.ci/audit
+
 bench: $(VENV)/.dev  ## ratios measured in one run (BULK, TICK, GROWTH, LOAD: how much of each)
 	$(BIN)/python -m benchmarks.pull
 	$(BIN)/python -m benchmarks.incremental
