@@ -19,7 +19,7 @@ from shopify_simulator.bulk_download import bulk_route
 from shopify_simulator.clock import stamp
 from shopify_simulator.control import control_routes
 from shopify_simulator.credentials import GrantRefused
-from shopify_simulator.faults import Fault
+from shopify_simulator.faults import Fault, altered
 from shopify_simulator.graphql_api import Call, answer, understand
 from shopify_simulator.simulator import Simulator
 from shopify_simulator.stores import Store
@@ -75,7 +75,7 @@ class ShopifyApi:
             return self._send(request, None, json_reply(NOT_FOUND, 404), None)
         await self.waits.pause(store.settings.latency_ms / 1000)
         fault = store.next_fault("oauth", {})
-        reply = fault_reply(fault) or self._grant(store, form)
+        reply = fault_reply(fault) or self._grant(store, form, fault)
         variables = {"grant_type": form.get("grant_type")}
         _log(store, "oauth", reply, fault)(variables=variables, first=None, cost=None)
         return self._send(request, store, reply, fault)
@@ -89,9 +89,9 @@ class ShopifyApi:
         if not store.credentials.accepts(token, self.simulator.clock.now()):
             return json_reply(UNAUTHORIZED, 401), None
         answered = answer(store, call, fault)
-        return json_reply(answered.body), answered.requested_cost
+        return json_reply(altered(answered.body, fault)), answered.requested_cost
 
-    def _grant(self, store: Store, form: Mapping[str, Any]) -> Reply:
+    def _grant(self, store: Store, form: Mapping[str, Any], fault: Fault | None) -> Reply:
         with store.lock:
             settings = store.settings
             try:
@@ -100,7 +100,8 @@ class ShopifyApi:
                 )
             except GrantRefused as refusal:
                 return json_reply(refusal.body, 400)
-            return json_reply(granted | {"scope": ",".join(settings.scopes)})
+            whole = granted | {"scope": ",".join(settings.scopes)}
+            return json_reply(altered(whole, fault))
 
     def _store(self, request: Request) -> Store | None:
         try:

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from shopify_simulator.clock import stamp
 from shopify_simulator.faults import BULK_FILE, Fault
 from shopify_simulator.simulator import Simulator
-from shopify_simulator.wire import RAW, Reply, Waits, fault_reply, reset
+from shopify_simulator.wire import RAW, Reply, Waits, fault_reply, reset, respelled
 
 CREDENTIALS = ("X-Shopify-Access-Token", "Authorization")
 CUTS = ("reset", "short_body")
@@ -83,6 +83,8 @@ def _reply(path: Path, fault: Fault | None, waits: Waits) -> Response:
         return CutFile(path, fault)
     if fault is not None and fault.kind in RAW:
         return RAW[fault.kind](Reply(content=path.read_bytes()), fault, waits)
+    if fault is not None and fault.kind == "respelled":
+        return Response(respelled(path.read_bytes(), fault), media_type=MEDIA_TYPE)
     if instead := fault_reply(fault):
         return Response(instead.content, instead.status, dict(instead.headers))
     return StoredFile(path, media_type=MEDIA_TYPE)

@@ -9,6 +9,9 @@ from typing import Any
 CLIENT_CREDENTIALS_SECONDS = 86399
 REFRESHED_SECONDS = 3600
 REFRESH_TOKEN_SECONDS = 90 * 24 * 3600
+SPENT_TAKEN_FOR = timedelta(days=30)
+"""A refresh token that was used is taken again as long as its replacement was not, since the answer
+may have been lost (Shopify's changelog of 2026-08-28)."""
 
 
 class GrantRefused(Exception):
@@ -27,6 +30,8 @@ class Credentials:
     refresh_token: str | None = None
     installed: bool = True
     _issued: dict[str, datetime] = field(default_factory=dict)
+    _spent: tuple[str, datetime] | None = None
+    """The refresh token before this one, and until when it is still taken."""
 
     def accepts(self, token: str | None, now: datetime) -> bool:
         if token is None:
@@ -61,8 +66,10 @@ class Credentials:
                 raise GrantRefused("unsupported_grant_type", f"The grant {other} is not known.")
 
     def _refresh(self, given: Any, now: datetime, lifetime: int | None) -> dict[str, Any]:
-        """The pair is replaced: the refresh token is spent and older access tokens end."""
-        if self.refresh_token is None or given != self.refresh_token:
+        """The pair is replaced and older access tokens end."""
+        if self.refresh_token is not None and given == self.refresh_token:
+            self._spent = self.refresh_token, now + SPENT_TAKEN_FOR
+        elif self._spent is None or given != self._spent[0] or now >= self._spent[1]:
             raise GrantRefused("invalid_grant", "This refresh token is not valid.")
         self.replace_access_token(None)
         self.refresh_token = "shprt_" + secrets.token_hex(16)

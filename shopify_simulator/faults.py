@@ -3,9 +3,11 @@
 A fault skips the first `after` requests that it matches, then acts `times` times (None: for
 ever). Of several, those with an end act first, in the order they were added. What a kind does is
 written where it happens: in `graphql_api` for answers, in `wire` for bytes and waits, in
-`bulk_operations` for the end of a bulk operation, in `bulk_download` for its file.
+`bulk_operations` for the end of a bulk operation, in `bulk_download` for its file. Here only what
+makes an answer another one: `altered`.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +19,18 @@ ON_THE_WIRE = (
     "short_body",
     "drip",
     "drip_headers",
+    "chunk_cut",
+    "gzip_broken",
+    "gzip_cut",
+    "respelled",
     "version",
+    "date",
     "no_date",
     "answer_lost",
 )
+"""`respelled`: in the bytes of the answer `text` stands as `by`. `date`: the Date header says
+`text`. `chunk_cut`: of a chunked body half comes. `gzip_broken`, `gzip_cut`: what is sent as gzip
+is none, or only half of it."""
 IN_THE_ANSWER = (
     "throttled",
     "error",
@@ -31,7 +41,11 @@ IN_THE_ANSWER = (
     "cursor_refused",
     "max_cost_above",
     "null_nodes",
+    "repeated_row",
+    "altered",
 )
+"""`altered`: the place that the keys and numbers of `at` lead to holds `value`, or is not there, in
+the token endpoint's answer too. `repeated_row`: the first customer of a page is its last, too."""
 AT_THE_END_OF_BULK = (
     "bulk_end",
     "bulk_short",
@@ -52,6 +66,9 @@ NEEDED_OPTIONS = {
     "redirect": ("location",),
     "max_cost_above": ("first",),
     "version": ("version",),
+    "altered": ("at",),
+    "respelled": ("text", "by"),
+    "date": ("text",),
     "bulk_end": ("status",),
     "bulk_url": ("url",),
 }
@@ -92,6 +109,24 @@ CONDITIONS: dict[str, Callable[[Fault, Arguments], bool]] = {
     "max_cost_above": lambda fault, given: (given.get("first") or 0) > fault.options["first"],
     "null_nodes": lambda fault, given: "ids" in given,
 }
+
+
+def altered(answer: Any, fault: Fault | None) -> Any:
+    """`answer`, or what the fault makes of it. A place that is not there is an IndexError or
+    KeyError."""
+    if fault is None or fault.kind != "altered":
+        return answer
+    steps: list[Any] = ["answer", *fault.options["at"]]
+    last = steps.pop()
+    whole = {"answer": copy.deepcopy(answer)}
+    place: Any = whole
+    for step in steps:
+        place = place[step]
+    if "value" in fault.options:
+        place[last] = fault.options["value"]
+    else:
+        del place[last]
+    return whole["answer"]
 
 
 def next_fault(faults: list[Fault], operation: str | None, arguments: Arguments) -> Fault | None:

@@ -154,6 +154,8 @@ def _filter(run: Execution, at: Field, given: Row) -> Filter:
 def _connection(run: Execution, page: Page, order: SortKey, after: str | None) -> Row:
     cursors = [write_cursor(key, order) for key in page.keys]
     rows = [run.visible(row) for row in page.rows]
+    if run.shows("repeated_row") and rows:
+        rows, cursors = [*rows, rows[0]], [*cursors, cursors[-1]]
     stuck = run.shows("same_cursor")
     return {
         "nodes": rows,

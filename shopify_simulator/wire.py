@@ -10,7 +10,7 @@ import gzip
 import socket
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -64,12 +64,14 @@ class Reply:
     content: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def head(self, length: int) -> bytes:
-        """Status line and headers, as they go over the wire."""
+    def head(self, length: int | None) -> bytes:
+        """Status line and headers, as they go over the wire; the body comes in chunks where its
+        length is None."""
         phrase = next((s.phrase for s in HTTPStatus if s == self.status), "")
         lines = [f"HTTP/1.1 {self.status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
+        body = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        return "\r\n".join([*lines, body, "", ""]).encode()
 
 
 def stamped(reply: Reply, clock: Clock, version: str, fault: Fault | None) -> Reply:
@@ -83,6 +85,8 @@ def stamped(reply: Reply, clock: Clock, version: str, fault: Fault | None) -> Re
     }
     if fault and fault.kind == "version":
         headers["X-Shopify-API-Version"] = fault.options["version"]
+    if fault and fault.kind == "date":
+        headers["Date"] = fault.options["text"]
     if fault and fault.kind == "no_date":
         del headers["Date"]
     return replace(reply, headers=headers)
@@ -112,11 +116,25 @@ def response(reply: Reply, fault: Fault | None, waits: Waits, accepts_gzip: bool
         return RAW[fault.kind](reply, fault, waits)
     if fault is not None and fault.kind == "truncated":
         reply = replace(reply, content=reply.content[: len(reply.content) // 2])
-    if accepts_gzip and len(reply.content) >= GZIP_FROM_BYTES:
+    if fault is not None and fault.kind == "respelled":
+        reply = replace(reply, content=respelled(reply.content, fault))
+    kind = fault.kind if fault is not None else None
+    if (accepts_gzip and len(reply.content) >= GZIP_FROM_BYTES) or kind in BAD_GZIP:
         packed = gzip.compress(reply.content, compresslevel=1)
+        packed = BAD_GZIP[kind](packed) if kind in BAD_GZIP else packed
         headers = {**reply.headers, "Content-Encoding": "gzip"}
         reply = replace(reply, content=packed, headers=headers)
     return Response(reply.content, reply.status, dict(reply.headers))
+
+
+def respelled(content: bytes, fault: Fault) -> bytes:
+    return content.replace(fault.options["text"].encode(), fault.options["by"].encode())
+
+
+BAD_GZIP: Mapping[str | None, Callable[[bytes], bytes]] = {
+    "gzip_broken": lambda packed: packed[:20] + bytes(len(packed) - 20),
+    "gzip_cut": lambda packed: packed[: len(packed) // 2],
+}
 
 
 class RawResponse(Response):
@@ -152,6 +170,12 @@ class ShortBody(RawResponse):
         transport.write(self.reply.head(len(content) + 100) + content)
 
 
+class ChunkCut(RawResponse):
+    async def write(self, transport: Any) -> None:
+        half = self.reply.content[: len(self.reply.content) // 2]
+        transport.write(self.reply.head(None) + b"%x\r\n" % len(half) + half + b"\r\n")
+
+
 class Drip(RawResponse):
     async def write(self, transport: Any) -> None:
         transport.write(self.reply.head(len(self.reply.content)))
@@ -183,6 +207,7 @@ class Hang(RawResponse):
 
 RAW: dict[str, type[RawResponse]] = {
     "short_body": ShortBody,
+    "chunk_cut": ChunkCut,
     "drip": Drip,
     "drip_headers": DripHeaders,
     "reset": Reset,

@@ -7,6 +7,7 @@ ShopsyncError
 ├── SyncConflict                two pulls met in one window
 ├── BadDelivery                 an HTTP request that is no webhook
 ├── BadBody                     a signed webhook that is not what its topic says: a dead letter
+├── Fault                       an exception nobody expected, told without its text
 ├── DatabaseTrouble             Postgres did not do what was asked
 │   └── RowRefused              for what a row holds: the same row would be refused again
 └── ShopifyError                Shopify did not give what was asked; names the store
@@ -64,6 +65,11 @@ class BadBody(ShopsyncError):
     """The message says what is wrong with the body and quotes nothing of it."""
 
 
+class Fault(ShopsyncError):
+    """What `faults.guarded` makes of an exception that is none of these: its own text may quote
+    data."""
+
+
 class DatabaseTrouble(ShopsyncError):
     """Carries the SQLSTATE and never a value: Postgres quotes rows in its own messages."""
 
@@ -79,9 +85,9 @@ class ShopifyError(ShopsyncError):
 
     def __init__(self, shop: str, what: str, remedy: str | None = None) -> None:
         self.shop = shop
-        self.what = what
+        self.what = what.rstrip(".")  # where Shopify's own words end it
         self.remedy = remedy or self.remedy
-        super().__init__(f"{shop}: {what}. {self.remedy}")
+        super().__init__(f"{shop}: {self.what}. {self.remedy}")
 
 
 class RetryableError(ShopifyError):
@@ -189,16 +195,21 @@ CLOCKS_MAY_DIFFER = timedelta(minutes=1)
 """The schedule's clock and Postgres's, at the most."""
 
 
+LEAST_REST = timedelta(minutes=5)
+"""Of a store in trouble that a person, or an hour, must mend."""
+
+
 def next_try(error: Exception, now: datetime) -> datetime | None:
     """When the schedule may touch this store again, or None where it need not wait.
 
     `now` is aware. The hourly schedule ticks on the hour, so a wait ends just before one: an
-    hour counted from the failure itself would skip every second tick.
+    hour counted from the failure itself would skip every second tick. A tick that is nearer than
+    LEAST_REST is skipped, for the drain would be back at the store within seconds.
     """
     this_tick = now.replace(minute=0, second=0, microsecond=0) - CLOCKS_MAY_DIFFER
     if isinstance(error, (NeedsReauth, StorePaused)):
         return this_tick + timedelta(days=1)
     if not isinstance(error, ShopifyError) or isinstance(error, (BulkFailed, BulkUnfinished)):
         return None  # no trouble of the store: its webhooks go on
-    hours = 1 if this_tick + timedelta(hours=1) > now else 2  # in the minute before a tick
+    hours = 1 if this_tick + timedelta(hours=1) > now + LEAST_REST else 2
     return this_tick + timedelta(hours=hours)

@@ -103,7 +103,8 @@ class Integration:
     """One store in one organization, without its credentials.
 
     `shop_id` is Shopify's numeric shop id, None until the first probe; `watermark` is the
-    moment on Shopify's clock up to which everything was read.
+    moment on Shopify's clock up to which everything was read; `realtime_since` is None while its
+    webhooks are not subscribed.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Integration:
     window: Window | None = None
     last_error: str | None = None
     customers_count: int | None = None
+    realtime_since: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

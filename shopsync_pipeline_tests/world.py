@@ -73,6 +73,11 @@ class World:
     def connect(self, organization: str, shop: str, customers: int = 10, **options: Any) -> Any:
         """A store with customers, connected to an organization; returns the simulator's store."""
         store = self.simulator.add_store(shop, customers=customers, **options)
+        self.join(organization, store)
+        return store
+
+    def join(self, organization: str, store: Any) -> None:
+        """Connect a store that is there, with its token, to an organization."""
         held = Credentials(access_token=store.access_token)
         transact(
             self.engine.pool,
@@ -82,14 +87,13 @@ class World:
                 integrations.connect(
                     conn,
                     organization_id=organization,
-                    shop=shop,
+                    shop=store.shop,
                     name=organization.title(),
                     shop_id=store.shop_id,
                 ).id,
                 held,
             ),
         )
-        return store
 
     @contextmanager
     def second_engine(self) -> Iterator[Engine]:

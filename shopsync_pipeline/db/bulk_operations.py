@@ -52,8 +52,15 @@ def failed_since(conn: Conn, integration_id: str, moment: datetime) -> bool:
     return row is not None and bool(row[0])
 
 
-def finish(conn: Conn, integration: Integration, operation_id: str, until: datetime) -> datetime:
-    """The whole store was read at `until` or later, on Shopify's clock. Returns the watermark.
+def finish(
+    conn: Conn,
+    integration: Integration,
+    operation_id: str,
+    known: datetime | None,
+    until: datetime,
+) -> datetime:
+    """The whole store was read at `until` or later, on Shopify's clock; before, up to `known`.
+    Returns the watermark, the later of both.
 
     The store is not fresh by this: what changed since is still to be pulled. Raises
     IntegrationInactive where the store has left, SyncConflict where it was connected anew.
@@ -61,13 +68,13 @@ def finish(conn: Conn, integration: Integration, operation_id: str, until: datet
     integrations.hold(conn, integration.id)
     row = conn.execute(
         """
-        UPDATE integrations SET "watermark" = greatest("watermark", %(until)s),
+        UPDATE integrations SET "watermark" = greatest(%(known)s, %(until)s),
           "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
           "updatedAt" = clock_timestamp()
         WHERE "id" = %(id)s AND "watermark" IS NOT DISTINCT FROM %(watermark)s
         RETURNING "watermark"
         """,
-        {"until": until, "id": integration.id, "watermark": integration.watermark},
+        {"known": known, "until": until, "id": integration.id, "watermark": integration.watermark},
     ).fetchone()
     integrations.require_one(int(row is not None), integration)
     assert row is not None

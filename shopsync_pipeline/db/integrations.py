@@ -190,12 +190,12 @@ def realtime_since(conn: Conn, integration_id: str) -> datetime | None:
 
 
 def begin_realtime(conn: Conn, integration_id: str) -> None:
-    """From now on; where it is on already, since when it was."""
+    """From now on; where it is on already, since when it was. Its subscriptions are whole now."""
     conn.execute(
         """
-        UPDATE integrations SET "realtimeSince" = clock_timestamp(),
-          "updatedAt" = clock_timestamp()
-        WHERE "id" = %s AND "isActive" AND "realtimeSince" IS NULL
+        UPDATE integrations SET "realtimeSince" = coalesce("realtimeSince", clock_timestamp()),
+          "subscribedAt" = clock_timestamp(), "updatedAt" = clock_timestamp()
+        WHERE "id" = %s AND "isActive"
         """,
         [integration_id],
     )
@@ -429,4 +429,5 @@ def _integration(row: dict[str, Any]) -> Integration:
         window=window,
         last_error=row["lastError"],
         customers_count=row["customersCount"],
+        realtime_since=row["realtimeSince"],
     )

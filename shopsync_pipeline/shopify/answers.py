@@ -4,7 +4,11 @@ Pure functions over status, headers and body. The rule that matters: `data` besi
 never a complete answer, for Shopify nulls what it could not or would not read.
 """
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,7 +21,11 @@ from shopsync_pipeline import errors
 from shopsync_pipeline.shopify.ledger import ThrottleStatus
 
 NUL = b"\\u0000"
+SHAPE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What taking apart JSON of another shape raises."""
+
 MESSAGE_LENGTH = 200
+ECHOED = re.compile(r"[^\s@]+@[^\s@]+|\+[0-9](?:[-. ()]{0,2}[0-9]){7,14}|\bshp[a-z]{2,3}_\w+")
 
 # HTTP statuses by what they say of the store. 423 is a locked store, 402 a frozen one.
 STORE_TROUBLE: Mapping[int, tuple[type[errors.StoreTrouble], str]] = {
@@ -70,16 +78,25 @@ def parse(shop: str, raw: RawAnswer) -> dict[str, Any]:
     if raw.status != 200:
         _raise_for_status(shop, raw)
     try:
-        payload = orjson.loads(raw.body)
-    except orjson.JSONDecodeError:
+        payload = decoded(raw.body)
+    except ValueError:
         kind = raw.headers.get("content-type", "no content type").split(";")[0]
         raise errors.BrokenAnswer(
             shop, f"the answer is not whole JSON ({len(raw.body)} bytes of {kind})"
         ) from None
     if not isinstance(payload, dict):
         raise errors.BrokenAnswer(shop, "the answer is JSON, but no object")
-    clean: dict[str, Any] = without_nul(payload, raw.body)
-    return clean
+    return payload
+
+
+@contextmanager
+def as_documented(shop: str, what: str) -> Iterator[None]:
+    """A block that takes an answer apart. Raises BrokenAnswer where `what` has another shape than
+    Shopify's schema gives it: that is no fault of whoever asked, nor of an event."""
+    try:
+        yield
+    except SHAPE_ERRORS:
+        raise errors.BrokenAnswer(shop, f"{what} is not as documented") from None
 
 
 def cost_of(payload: Mapping[str, Any]) -> Cost | None:
@@ -87,15 +104,18 @@ def cost_of(payload: Mapping[str, Any]) -> Cost | None:
     cost = (payload.get("extensions") or {}).get("cost")
     if not cost:
         return None
-    status = cost["throttleStatus"]
+    bucket = cost["throttleStatus"]
+    status = ThrottleStatus(
+        maximum=float(bucket["maximumAvailable"]),
+        available=float(bucket["currentlyAvailable"]),
+        restore_rate=float(bucket["restoreRate"]),
+    )
+    if not status.restore_rate > 0:  # nor does NaN fill
+        raise ValueError("a bucket that never fills")
     return Cost(
         requested=float(cost["requestedQueryCost"]),
         spent=float(cost.get("actualQueryCost") or 0),
-        status=ThrottleStatus(
-            maximum=float(status["maximumAvailable"]),
-            available=float(status["currentlyAvailable"]),
-            restore_rate=float(status["restoreRate"]),
-        ),
+        status=status,
     )
 
 
@@ -109,14 +129,20 @@ def answer_of(shop: str, asked_version: str, raw: RawAnswer, payload: dict[str, 
     served = raw.headers.get("x-shopify-api-version", asked_version)
     if served != asked_version:
         raise errors.WrongApiVersion(shop, f"asked for API {asked_version}, answered by {served}")
-    for search in (payload.get("extensions") or {}).get("search") or ():
-        if search.get("warnings"):
-            texts = "; ".join(str(w.get("message"))[:MESSAGE_LENGTH] for w in search["warnings"])
-            raise errors.FilterIgnored(shop, f"Shopify ignored a part of the filter: {texts}")
+    with as_documented(shop, "extensions.search"):
+        texts = _search_warnings(payload)
+    if texts:
+        raise errors.FilterIgnored(shop, f"Shopify ignored a part of the filter: {texts}")
     data = payload.get("data")
     if not isinstance(data, dict):
         raise errors.BrokenAnswer(shop, "the answer has neither data nor errors")
-    return Answer(data=data, served_at=_date(raw.headers.get("date")), cost=cost_of(payload))
+    return Answer(data=data, served_at=date_of(raw), cost=cost_of(payload))
+
+
+def _search_warnings(payload: Mapping[str, Any]) -> str:
+    searches = (payload.get("extensions") or {}).get("search") or ()
+    warnings = [warning for search in searches for warning in search.get("warnings") or ()]
+    return "; ".join(quoted(w.get("message")) for w in warnings)
 
 
 def _raise_for_status(shop: str, raw: RawAnswer) -> NoReturn:
@@ -125,56 +151,117 @@ def _raise_for_status(shop: str, raw: RawAnswer) -> NoReturn:
         kind, what = STORE_TROUBLE[status]
         raise kind(shop, what)
     if 300 <= status < 400:
-        host = urlsplit(raw.headers.get("location", "")).hostname or "another address"
+        host = _host(raw.headers.get("location", ""))
         raise errors.StoreGone(shop, f"the store redirects to {host[:100]}: it was renamed")
     if status == 429:
-        raise errors.Throttled(
-            shop, "too many requests (HTTP 429)", _seconds(raw.headers.get("retry-after"))
-        )
+        raise errors.Throttled(shop, *too_many(raw))
     if status >= 500 or status in (408, 430):
         raise errors.ServerTrouble(shop, f"Shopify answered HTTP {status}")
     raise errors.QueryRefused(shop, f"Shopify answered HTTP {status}")
 
 
 def _raise_for_errors(shop: str, payload: Mapping[str, Any]) -> NoReturn:
-    entries = [e for e in payload["errors"] if isinstance(e, dict)]
-    codes = {(e.get("extensions") or {}).get("code") for e in entries}
-    told = "; ".join(str(e.get("message"))[:MESSAGE_LENGTH] for e in entries) or "no message"
+    given = payload["errors"]
+    entries = [e for e in given if isinstance(e, dict)] if isinstance(given, list) else []
+    codes = [e["extensions"].get("code") for e in entries if isinstance(e.get("extensions"), dict)]
+    told = "; ".join(quoted(e.get("message")) for e in entries) or "no message"
     for code, (kind, what) in CODES.items():
         if code in codes:
             raise kind(shop, f"{what}: {told}" if code == "ACCESS_DENIED" else what)
-    if not entries or payload.get("data") is not None:
+    if not entries:
+        raise errors.BrokenAnswer(shop, "the answer holds errors in a form that is not documented")
+    if payload.get("data") is not None:
         raise errors.BrokenAnswer(shop, f"the answer holds errors beside data: {told}")
     if "cursor" in told.lower():
         raise errors.CursorRefused(shop, told)
     raise errors.QueryRefused(shop, f"Shopify refused the query: {told}")
 
 
-def _seconds(text: str | None) -> float | None:
+def quoted(message: object) -> str:
+    """Shopify's own words, cut short. They may echo what they are about: what looks like a person's
+    address or number, or a token, is left out."""
+    few = str(message)[: 10 * MESSAGE_LENGTH]
+    return ECHOED.sub("[...]", few)[:MESSAGE_LENGTH]
+
+
+def _host(location: str) -> str:
     try:
-        return max(0.0, float(text)) if text else None
+        return urlsplit(location).hostname or "another address"
     except ValueError:
-        return None
+        return "another address"
 
 
-def _date(text: str | None) -> datetime | None:
+def too_many(raw: RawAnswer) -> tuple[str, float | None]:
+    """What an answer with status 429 says, and the seconds to wait."""
+    wait = retry_after(raw)
+    asked = "" if wait is None else f", to be asked again in {wait:.0f} s"
+    return f"too many requests (HTTP 429){asked}", wait
+
+
+def retry_after(raw: RawAnswer) -> float | None:
+    """The seconds that `Retry-After` asks for, as a number or as a date (RFC 9110, 10.2.3) on the
+    clock of the answer; None where it says nothing that can be waited for."""
+    text = raw.headers.get("retry-after", "")
     try:
-        return parsedate_to_datetime(text).astimezone(UTC) if text else None
+        seconds = float(text)
     except ValueError:
+        until, now = _moment(text), date_of(raw)
+        return max(0.0, (until - now).total_seconds()) if until and now else None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def date_of(raw: RawAnswer) -> datetime | None:
+    """Shopify's clock when it answered; None where the header is missing or is no date."""
+    return _moment(raw.headers.get("date", ""))
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
         return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)  # "-0000"
 
 
-def without_nul(value: Any, text: bytes) -> Any:
-    """`value`, decoded from `text`, as Postgres's text can hold it: without NUL. The scan of the
-    bytes spares nearly all the walk."""
-    return _replaced(value) if NUL in text else value
+def decoded(text: bytes) -> Any:
+    """JSON as Postgres's text can hold it: what is no character becomes U+FFFD, for a customer
+    whose note has half an emoji must not hold up the store. Raises ValueError for what is no whole
+    JSON.
+
+    The scan of the bytes spares nearly all answers the walk.
+    """
+    try:
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return _replaced(_leniently(text), _well_formed)
+        return _replaced(value, _without_nul) if NUL in text else value
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
-def _replaced(value: Any) -> Any:
+def _leniently(text: bytes) -> Any:
+    """JSON in which a string may hold half a surrogate pair, or bytes that are no UTF-8."""
+    return json.loads(text.decode("utf-8", "replace"), parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _well_formed(text: str) -> str:
+    return _without_nul(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _replaced(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+        return clean(value)
     if isinstance(value, list):
-        return [_replaced(item) for item in value]
+        return [_replaced(item, clean) for item in value]
     if isinstance(value, dict):
-        return {key: _replaced(item) for key, item in value.items()}
+        return {key: _replaced(item, clean) for key, item in value.items()}
     return value

@@ -5,23 +5,27 @@ Documents and answers as plain values, and the file as rows, a chunk at a time. 
 waits for an operation; that is `sync.bulk`'s.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
 import requests
 import urllib3
 
-from shopsync_pipeline.errors import BrokenAnswer, BulkFailed, Unreachable
+from shopsync_pipeline.errors import BulkFailed, Unreachable
 from shopsync_pipeline.models import CustomerRow
-from shopsync_pipeline.shopify.answers import without_nul
+from shopsync_pipeline.shopify.answers import SHAPE_ERRORS, as_documented, decoded
 from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.shopify.documents import document
-from shopsync_pipeline.shopify.transport import CONNECT_TIMEOUT, READ_TIMEOUT, new_session
+from shopsync_pipeline.shopify.transport import (
+    CONNECT_TIMEOUT,
+    NO_ANSWER,
+    READ_TIMEOUT,
+    new_session,
+)
 
 UNDER_WAY = ("CREATED", "RUNNING")
 COMPLETED = "COMPLETED"
@@ -67,7 +71,7 @@ def _mark(mark: str) -> str:
 
 def operation_of(shop: str, node: Mapping[str, Any]) -> BulkOperation:
     """From BulkOperationFields.graphql. Raises BrokenAnswer where it is not as documented."""
-    try:
+    with as_documented(shop, "a bulk operation"):
         return BulkOperation(
             id=node["id"],
             status=node["status"],
@@ -77,23 +81,33 @@ def operation_of(shop: str, node: Mapping[str, Any]) -> BulkOperation:
             rows=int(node["rootObjectCount"]),
             url=node["url"],
         )
-    except (KeyError, TypeError, ValueError):
-        raise BrokenAnswer(shop, "a bulk operation is not as documented") from None
 
 
-def ours_among(shop: str, nodes: Sequence[Mapping[str, Any]], mark: str) -> Iterator[BulkOperation]:
-    """Those of these operations (BulkOperations.graphql) that were started with this mark, the
-    newest first."""
-    for node in nodes:
-        if str(node["query"]).startswith(_mark(mark)):
-            yield operation_of(shop, node)
+def ours_among(shop: str, data: Mapping[str, Any], mark: str) -> list[BulkOperation]:
+    """Those of the operations in the data of BulkOperations.graphql that were started with this
+    mark, the newest first."""
+    with as_documented(shop, "the list of bulk operations"):
+        nodes = data["bulkOperations"]["nodes"]
+        ours = [node for node in nodes if str(node["query"]).startswith(_mark(mark))]
+    return [operation_of(shop, node) for node in ours]
 
 
-def refusal_of(payload: Mapping[str, Any]) -> str | None:
-    """Why bulkOperationRunQuery started nothing: the code of its first user error."""
-    for error in payload["userErrors"]:
-        return str(error["code"])
-    return None if payload["bulkOperation"] else "no operation and no reason"
+def started_of(shop: str, data: Mapping[str, Any]) -> BulkOperation | str:
+    """The operation in the data of BulkOperationRun.graphql, or the code of the user error for
+    which there is none."""
+    with as_documented(shop, "the start of a bulk operation"):
+        payload = data["bulkOperationRunQuery"]
+        for error in payload["userErrors"]:
+            return str(error["code"])
+        operation = payload["bulkOperation"]
+    return operation_of(shop, operation) if operation else "no operation and no reason"
+
+
+def asked_of(shop: str, data: Mapping[str, Any]) -> BulkOperation | None:
+    """The operation in the data of BulkOperationById.graphql; None where Shopify knows it not."""
+    with as_documented(shop, "a bulk operation"):
+        node = data["bulkOperation"]
+    return None if node is None else operation_of(shop, node)
 
 
 class BulkFile:
@@ -109,8 +123,11 @@ class BulkFile:
         self._url = url
         try:
             parts, ours = urlsplit(url), urlsplit(endpoint)
+            plain = bool(parts.hostname) and "@" not in parts.netloc  # no login to send along
         except ValueError:
-            raise BulkFailed(shop, "the result of the bulk operation has no valid URL") from None
+            plain = False
+        if not plain:
+            raise BulkFailed(shop, "the result of the bulk operation has no valid URL")
         simulated = ours.scheme == "http" and (parts.scheme, parts.netloc) == (
             ours.scheme,
             ours.netloc,
@@ -137,7 +154,7 @@ class BulkFile:
         try:
             response = self._response or self._open()
             lines, last = self._lines(response, most)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except NO_ANSWER as error:
             self._drop()
             raise Unreachable(
                 self._shop, f"the result of the bulk operation broke off ({type(error).__name__})"
@@ -188,8 +205,8 @@ class BulkFile:
     def _decoded(self, lines: bytes) -> list[CustomerRow]:
         try:
             # One line after the other: a chunk of decoded objects costs more than it decodes.
-            return rows_of(without_nul(orjson.loads(line), line) for line in lines.splitlines())
-        except (ValueError, KeyError, TypeError, AttributeError):
+            return rows_of(decoded(line) for line in lines.splitlines())
+        except SHAPE_ERRORS:
             raise BulkFailed(
                 self._shop,
                 f"the result of the bulk operation is broken near byte {self.position}",

@@ -15,7 +15,14 @@ import orjson
 
 from shopsync_pipeline.errors import BrokenAnswer, RetryableError, Throttled
 from shopsync_pipeline.settings import checked_shop
-from shopsync_pipeline.shopify.answers import Answer, RawAnswer, answer_of, cost_of, parse
+from shopsync_pipeline.shopify.answers import (
+    SHAPE_ERRORS,
+    Answer,
+    RawAnswer,
+    answer_of,
+    cost_of,
+    parse,
+)
 from shopsync_pipeline.shopify.bulk import BulkFile
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.shopify.ledger import Ledger
@@ -162,6 +169,8 @@ class _Patience:
         Being throttled is no failure where it is known how long: from Retry-After, or
         `points_in`, the seconds until the bucket holds the query's cost.
         """
+        if error.wait is not None and error.wait > MOST_THROTTLED:
+            raise error
         if isinstance(error, Throttled) and (error.wait or points_in):
             return self.throttled(error.shop, error.wait or points_in)
         if self.tries > self._again:
@@ -173,5 +182,5 @@ class _Patience:
 def _cost(shop: str, payload: dict[str, Any]) -> Any:
     try:
         return cost_of(payload)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except SHAPE_ERRORS:
         raise BrokenAnswer(shop, "extensions.cost is not as documented") from None

@@ -4,13 +4,14 @@ The path of every row: one pass, nothing decoded that is not stored. Amounts and
 text Shopify sent and are parsed once, by Postgres.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from shopsync_pipeline.errors import BrokenAnswer
 from shopsync_pipeline.models import UPDATED_AT, CustomerRow
+from shopsync_pipeline.shopify.answers import as_documented
 
 PAGE_SIZE = 250
 """Shopify's most. Cost grows with the logarithm of the size, so the largest page is cheapest."""
@@ -50,36 +51,41 @@ def window_filter(since: datetime | None, until: datetime) -> str:
     return upper if since is None else f"updated_at:>='{iso(since)}' AND {upper}"
 
 
-def page_of(connection: dict[str, Any]) -> Page:
-    """A `CustomerConnection` as CustomersPage.graphql asks for it."""
-    nodes = connection["nodes"]
-    info = connection["pageInfo"]
-    has_next = bool(info["hasNextPage"])
-    return Page(
-        rows=rows_of(nodes),
-        has_next=has_next,
-        end_cursor=info["endCursor"] if has_next else None,
-    )
+def page_of(shop: str, data: Mapping[str, Any]) -> Page:
+    """From the data of CustomersPage.graphql and its like. Raises BrokenAnswer where a customer is
+    null, or anything else is not as documented: it would be left out."""
+    with as_documented(shop, "a page of customers"):
+        connection = data["customers"]
+        info = connection["pageInfo"]
+        has_next = bool(info["hasNextPage"])
+        rows = rows_of(connection["nodes"])
+        end_cursor = info["endCursor"] if has_next else None
+        return Page(rows=rows, has_next=has_next, end_cursor=end_cursor)
 
 
 def gid_of(customer_id: int) -> str:
     return f"gid://shopify/Customer/{customer_id}"
 
 
-def found_of(
-    shop: str, ids: Sequence[int], nodes: Sequence[dict[str, Any] | None]
-) -> dict[int, CustomerRow]:
-    """Rows by id from the answer of CustomersById.graphql to `ids`; those it holds as null are
+def found_of(shop: str, ids: Sequence[int], data: Mapping[str, Any]) -> dict[int, CustomerRow]:
+    """Rows by id from the data of CustomersById.graphql for `ids`; those it holds as null are
     left out. Raises BrokenAnswer where it answers something else than was asked."""
-    found = {row[0]: row for row in rows_of(node for node in nodes if node is not None)}
-    if len(nodes) != len(ids) or not found.keys() <= set(ids):
+    with as_documented(shop, "a read of customers by id"):
+        nodes = data["nodes"]
+        rows = rows_of(node for node in nodes if node is not None)
+    found = {row[0]: row for row in rows}
+    if len(nodes) != len(ids) or len(found) != len(rows) or not found.keys() <= set(ids):
         raise BrokenAnswer(shop, "the answer holds other customers than those asked for")
     return found
 
 
 def rows_of(nodes: Iterable[dict[str, Any]]) -> list[CustomerRow]:
-    """Rows in the order of models.CUSTOMER_COLUMNS."""
-    return [_row(node) for node in nodes]
+    """Rows in the order of models.CUSTOMER_COLUMNS. Raises ValueError or its like for a record
+    that is not as documented; `updatedAt`, by which records are ordered, has a zone."""
+    rows = [_row(node) for node in nodes]
+    if any(updated_at(row).tzinfo is None for row in rows):
+        raise ValueError("a time without a zone")
+    return rows
 
 
 def _row(node: dict[str, Any]) -> CustomerRow:

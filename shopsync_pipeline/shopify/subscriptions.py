@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from shopsync_pipeline.errors import NeedsScope, QueryRefused
-from shopsync_pipeline.shopify.answers import MESSAGE_LENGTH
+from shopsync_pipeline.shopify.answers import as_documented, quoted
 from shopsync_pipeline.shopify.webhooks import COMPLIANCE_TOPICS
 
 PATH = "/api/webhooks/shopify"
@@ -193,20 +193,29 @@ def lacking(scopes: Collection[str]) -> dict[str, str]:
     }
 
 
-def subscriptions_of(nodes: Iterable[Mapping[str, Any]]) -> list[Subscription]:
-    """From the nodes of WebhookSubscriptions.graphql."""
-    return [
-        Subscription(
-            id=node["id"],
-            topic=node["topic"],
-            name=node["name"],
-            uri=node["uri"],
-            format=node["format"],
-            fields=frozenset(node["includeFields"] or ()),
-            filter=node["filter"],
-        )
-        for node in nodes
-    ]
+def subscriptions_of(shop: str, data: Mapping[str, Any]) -> tuple[list[Subscription], str | None]:
+    """From the data of WebhookSubscriptions.graphql, with the cursor to the next ones. Raises
+    BrokenAnswer where it is not as documented, or there are more and no cursor."""
+    with as_documented(shop, "the list of webhook subscriptions"):
+        page = data["webhookSubscriptions"]
+        found = [_subscription(node) for node in page["nodes"]]
+        if not page["pageInfo"]["hasNextPage"]:
+            return found, None
+        if not (cursor := page["pageInfo"]["endCursor"]):
+            raise ValueError("more of them, but no cursor")
+        return found, str(cursor)
+
+
+def _subscription(node: Mapping[str, Any]) -> Subscription:
+    return Subscription(
+        id=node["id"],
+        topic=node["topic"],
+        name=node["name"],
+        uri=node["uri"],
+        format=node["format"],
+        fields=frozenset(node["includeFields"] or ()),
+        filter=node["filter"],
+    )
 
 
 def plan(
@@ -239,8 +248,9 @@ def refusal_of(
     shop: str, change: Change, data: Mapping[str, Any]
 ) -> NeedsScope | QueryRefused | None:
     """What the `userErrors` in the data of a mutation's answer mean; None where it was done."""
-    (payload,) = data.values()
-    told = "; ".join(str(e["message"])[:MESSAGE_LENGTH] for e in payload["userErrors"])
+    with as_documented(shop, "the answer to a change of webhook subscriptions"):
+        (payload,) = data.values()
+        told = "; ".join(quoted(e["message"]) for e in payload["userErrors"])
     if not told:
         return None
     what = f"Shopify refused to {change.kind} the webhook subscription {change.topic}: {told}"

@@ -34,6 +34,11 @@ SLOWEST = 1 << 14
 """Bytes a second, for which the deadline of a large answer grows."""
 
 
+NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+"""What a request may raise; ValueError for a Location that is none, which `requests` reads also
+where it does not follow."""
+
+
 class _DeadlineFile(io.RawIOBase):
     """A socket's bytes, or TimeoutError when they took too long."""
 
@@ -148,7 +153,7 @@ def post(
             timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
             allow_redirects=False,
         )
-    except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError) as error:
+    except NO_ANSWER as error:
         # Only the kind is told: the text of some of these errors quotes headers.
         raise Unreachable(shop, f"no whole answer ({type(error).__name__})") from None
     names = {name.lower(): value for name, value in response.headers.items()}

@@ -26,6 +26,7 @@ from shopsync_pipeline.errors import (
     NeedsScope,
     QueryRefused,
     RetryableError,
+    RowRefused,
     Unreachable,
 )
 from shopsync_pipeline.models import CustomerRow, MergeCounts, Read
@@ -35,10 +36,10 @@ from shopsync_pipeline.shopify.bulk import (
     UNDER_WAY,
     BulkFile,
     BulkOperation,
+    asked_of,
     customers_query,
-    operation_of,
     ours_among,
-    refusal_of,
+    started_of,
 )
 from shopsync_pipeline.shopify.client import BACKOFF, Reply, Waits
 from shopsync_pipeline.sync.store import Store
@@ -86,9 +87,14 @@ Postgres's clock."""
 
 
 def load(
-    store: Store, run_id: str, count: Count, add: Callable[[MergeCounts], None]
+    store: Store,
+    run_id: str,
+    known: datetime | None,
+    count: Count,
+    add: Callable[[MergeCounts], None],
 ) -> Waits[tuple[str, datetime] | None]:
-    """Merge the whole store; the operation's id, and the watermark that is now stored.
+    """Merge the whole store; the operation's id, and the watermark that is now stored: `known`,
+    the one to be believed, or the later moment as of which the operation read.
 
     None where Shopify will not give an operation. Raises a ShopifyError, and then the watermark
     stays where it was.
@@ -109,7 +115,9 @@ def load(
         return None
     watermark = transact(
         store.pool,
-        lambda conn: bulk_operations.finish(conn, integration, operation.id, operation.created_at),
+        lambda conn: bulk_operations.finish(
+            conn, integration, operation.id, known, operation.created_at
+        ),
     )
     return operation.id, watermark
 
@@ -146,6 +154,9 @@ def read_in_bulk(
             _forget(store, operation.id)
             return None
         yield from _taken(store, operation, lambda rows: merge(rows, read_at), tell)
+    except RowRefused:
+        _forget(store, operation.id)  # once the row is mended, its result still has it as it was
+        raise
     except BulkFailed:
         transact(
             store.pool,
@@ -210,9 +221,8 @@ def _listed(store: Store, count: Count, asked_at: datetime) -> Waits[Ours | None
     integration = store.integration
     reply = yield from store.ask("BulkOperations", {"first": LISTED})
     count(reply)
-    nodes = reply.answer.data["bulkOperations"]["nodes"]
     now = read(store.pool, clock)
-    for operation in ours_among(integration.shop, nodes, integration.id):
+    for operation in ours_among(integration.shop, reply.answer.data, integration.id):
         under_way = operation.status in UNDER_WAY
         if under_way or (
             operation.created_at > asked_at - CLOCKS_MAY_DIFFER and _good(operation, now)
@@ -229,11 +239,9 @@ def _started(
     query = customers_query(integration.id)
     reply = yield from store.change("BulkOperationRun", {"query": query}, once=True)
     count(reply)
-    payload = reply.answer.data["bulkOperationRunQuery"]
-    refusal = refusal_of(payload)
-    if refusal is not None:
-        return None, refusal
-    operation = operation_of(integration.shop, payload["bulkOperation"])
+    operation = started_of(integration.shop, reply.answer.data)
+    if isinstance(operation, str):
+        return None, operation
     log.info("%s: started bulk operation %s", integration.shop, operation.id)
     return _remembered(store, operation, asked_at), None
 
@@ -288,8 +296,7 @@ def _ended(store: Store, count: Count, operation: BulkOperation) -> Waits[BulkOp
 def _asked(store: Store, count: Count, operation_id: str) -> Waits[BulkOperation | None]:
     reply = yield from store.ask("BulkOperationById", {"id": operation_id})
     count(reply)
-    node = reply.answer.data["bulkOperation"]
-    return None if node is None else operation_of(store.integration.shop, node)
+    return asked_of(store.integration.shop, reply.answer.data)
 
 
 def _taken(

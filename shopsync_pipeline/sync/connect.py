@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from shopsync_pipeline.db import credentials as stored
 from shopsync_pipeline.db import integrations, locks, requests
@@ -10,16 +9,15 @@ from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
     ConfigurationError,
     NeedsScope,
-    ShopifyError,
     ShopsyncError,
     StoreGone,
 )
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import checked_organization
-from shopsync_pipeline.shopify.auth import renew
+from shopsync_pipeline.shopify.auth import renew, token_of
 from shopsync_pipeline.shopify.client import ShopClient, waited
 from shopsync_pipeline.sync.organizations import Engine
-from shopsync_pipeline.sync.store import scopes_of, shop_id_of
+from shopsync_pipeline.sync.store import Probed, probed_of
 
 REQUIRED_SCOPES = frozenset({"read_customers"})
 
@@ -40,16 +38,9 @@ def connect_store(
                 f"{organization_id}, {client.shop}: give an access token, or a client id and "
                 "client secret."
             )
-        spent = held.access_token is None and held.refresh_token is not None
         if held.access_token is None:
             held = transact(engine.pool, lambda conn: _granted(conn, client, held))
-        data = _probed(client, held)
-    except ShopifyError as error:
-        if spent:
-            raise ConfigurationError(
-                f"{error} The refresh token was used up by this attempt: get a new one."
-            ) from None
-        raise
+        found = _probed(client, held)
     finally:
         client.close()
 
@@ -58,18 +49,18 @@ def connect_store(
             conn,
             organization_id=organization_id,
             shop=client.shop,
-            name=name or data["shop"]["name"],
-            shop_id=shop_id_of(data),
+            name=name or found.name,
+            shop_id=found.shop_id,
         )
         stored.store(conn, engine.cipher, integration.id, held)
         integrations.record_probe(
             conn,
             integration.id,
-            shop_id=shop_id_of(data),
-            customers_count=data["customersCount"]["count"],
-            scopes=scopes_of(data),
+            shop_id=found.shop_id,
+            customers_count=found.customers,
+            scopes=found.scopes,
         )
-        return replace(integration, customers_count=data["customersCount"]["count"])
+        return replace(integration, customers_count=found.customers)
 
     return transact(engine.pool, work)
 
@@ -100,14 +91,14 @@ def _granted(conn: Conn, client: ShopClient, held: Credentials) -> Credentials:
     return renew(client, held, clock(conn))
 
 
-def _probed(client: ShopClient, held: Credentials) -> dict[str, Any]:
+def _probed(client: ShopClient, held: Credentials) -> Probed:
     """What the store says of itself. Raises what is wrong with it or with the token."""
-    assert held.access_token is not None
-    data = waited(client.ask("StoreProbe", {}, token=held.access_token)).answer.data
-    current = data["shop"]["myshopifyDomain"]
-    if current.lower() != client.shop:
-        raise StoreGone(client.shop, f"the store is now {current}", f"Connect it as {current}.")
-    missing = sorted(REQUIRED_SCOPES - set(scopes_of(data)))
+    reply = waited(client.ask("StoreProbe", {}, token=token_of(client.shop, held)))
+    found = probed_of(client.shop, reply.answer.data)
+    if found.domain != client.shop:
+        now = found.domain
+        raise StoreGone(client.shop, f"the store is now {now}", f"Connect it as {now}.")
+    missing = sorted(REQUIRED_SCOPES - set(found.scopes))
     if missing:
         raise NeedsScope(client.shop, f"the token lacks the scope {', '.join(missing)}")
-    return data
+    return found

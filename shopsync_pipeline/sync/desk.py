@@ -153,7 +153,9 @@ class Desk:
 
     def _put_off(self, error: ShopifyError) -> None:
         """Until a person mends it, or for a while where it may pass by itself."""
-        log.warning("[Shopify Customer Webhook] Put off: %s", error)
+        assert self._store is not None
+        whom = self._store.integration.organization_id
+        log.warning("[Shopify Customer Webhook] Put off %s: %s", whom, error)
         if isinstance(error, RetryableError):
             transact(self._engine.pool, lambda conn: integrations.put_off(conn, self._id, REST))
             return

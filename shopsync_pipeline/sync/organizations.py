@@ -22,6 +22,7 @@ from shopsync_pipeline.db.locks import IntegrationLocks
 from shopsync_pipeline.errors import (
     DatabaseTrouble,
     IntegrationInactive,
+    ShopifyError,
     ShopsyncError,
     StoreTrouble,
     next_try,
@@ -226,24 +227,38 @@ def _pulled(engine: Engine, integration: Integration, order: SyncOrder) -> Waits
 def _failed(engine: Engine, integration: Integration, error: ShopsyncError) -> StoreOutcome:
     """Put the store off as its trouble deserves. Trouble of our own (a setting, the database)
     says nothing of the store, which then stays due."""
-    told = f"{integration.organization_id}: {error}"
+    told = told_of(integration, error)
     log.error("[SHOPIFY CRON] Sync failed for %s", told)
-    record_trouble(engine, integration.id, error)
+
+    def work(conn: Conn) -> None:
+        """Unless another run has synced it meanwhile: then it is well, whatever kept this one,
+        which may itself have finished the window that an earlier one left open."""
+        ours = {integration.last_sync_at, integration.window and integration.window.until}
+        if integrations.lock(conn, integration.id).last_sync_at in ours:
+            _record(conn, integration.id, error)
+
+    transact(engine.pool, work)
     return StoreOutcome(integration=integration, state="failed", error=told)
+
+
+def told_of(integration: Integration, error: ShopsyncError) -> str:
+    """Whom it concerns, what happened, what to do; a ShopifyError names its store itself."""
+    shop = "" if isinstance(error, ShopifyError) else f"{integration.shop}: "
+    return f"{integration.organization_id}: {shop}{error}"
 
 
 def record_trouble(engine: Engine, integration_id: str, error: ShopsyncError) -> None:
     """What is wrong with the store, and when it may be tried again."""
-    status = error.status if isinstance(error, StoreTrouble) else None
-    transact(
-        engine.pool,
-        lambda conn: integrations.record_trouble(
-            conn,
-            integration_id,
-            status=status,
-            retry_at=next_try(error, clock(conn)),
-            error=str(error),
-        ),
+    transact(engine.pool, lambda conn: _record(conn, integration_id, error))
+
+
+def _record(conn: Conn, integration_id: str, error: ShopsyncError) -> None:
+    integrations.record_trouble(
+        conn,
+        integration_id,
+        status=error.status if isinstance(error, StoreTrouble) else None,
+        retry_at=next_try(error, clock(conn)),
+        error=str(error),
     )
 
 
@@ -252,13 +267,12 @@ def _fault_told(integration: Integration, error: BaseException) -> str:
     told."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s: %s at\n%s", integration.shop, type(error).__name__, frames)
-    what = (
-        str(error)
-        if isinstance(error, ShopsyncError)
-        else f"{integration.shop}: a fault of Shopsync ({type(error).__name__}); the log of the "
-        "run has the place. Please report it."
-    )
-    return f"{integration.organization_id}: {what}"
+    if not isinstance(error, ShopsyncError):
+        error = ShopsyncError(
+            f"a fault of Shopsync ({type(error).__name__}); the log of the run has the place. "
+            "Please report it."
+        )
+    return told_of(integration, error)
 
 
 def _faulty(engine: Engine, integration: Integration, told: str) -> StoreOutcome:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from shopsync_pipeline.db import customers, integrations
+from shopsync_pipeline.db import customers, integrations, unheard
 from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.errors import (
     BrokenAnswer,
@@ -29,11 +29,14 @@ from shopsync_pipeline.models import Integration, MergeCounts, Mode, Read, Via, 
 from shopsync_pipeline.shopify.client import Reply, Waits
 from shopsync_pipeline.shopify.customers import PAGE_SIZE, Page, page_of, window_filter
 from shopsync_pipeline.sync.bulk import BULK_ABOVE, load
-from shopsync_pipeline.sync.store import Store, scopes_of, shop_id_of
+from shopsync_pipeline.sync.store import Store, probed_of
 
 log = logging.getLogger(__name__)
 
 OVERLAP = timedelta(minutes=15)
+
+CLOCKS_APART = timedelta(minutes=5)
+"""Shopify's servers from each other, at the most: of OVERLAP enough is left for its index."""
 
 
 @dataclass(kw_only=True)
@@ -81,18 +84,19 @@ def pull(
     )
     result = PullResult()
     now = yield from probe(store, result)
-    since = wanted_since(store.integration, mode, updated_since)
+    known = believed(store.integration, now)
+    since = wanted_since(known, mode, updated_since)
     result.since = since
     reader = PageReader(store, run_id, result)
     watermark = store.integration.watermark
-    window = resumable(store.integration, mode, since)
+    window = resumable(known, mode, since)
     if window is not None:
         yield from reader.read(window)
         watermark, since = window.until, window.until - OVERLAP
         now = yield from probe(store, result)  # the resumed window may have taken hours
         result.since = window.since
     elif since is None and result.in_shopify > BULK_ABOVE:
-        loaded = yield from load(store, run_id, result.count, result.add)
+        loaded = yield from load(store, run_id, known.watermark, result.count, result.add)
         if loaded is not None:
             result.bulk_operation, watermark = loaded
             since = watermark - OVERLAP
@@ -106,6 +110,21 @@ def pull(
     result.until = now
     result.seconds = time.monotonic() - began
     return result
+
+
+def believed(integration: Integration, now: datetime) -> Integration:
+    """Without what ends after Shopify's `now`: its clock was ahead then, or is behind now, so that
+    nobody knows since when nothing was read. Without a watermark the whole store is."""
+    latest = now + CLOCKS_APART
+    if integration.window is not None and integration.window.until > latest:
+        integration = replace(integration, window=None)
+    if integration.watermark is not None and integration.watermark > latest:
+        log.warning(
+            "%s (%s): reading the whole store: it was read up to %s, and Shopify's clock says %s",
+            *(integration.organization_id, integration.shop, integration.watermark, now),
+        )
+        return replace(integration, watermark=None)
+    return integration
 
 
 def wanted_since(
@@ -136,16 +155,16 @@ def probe(store: Store, result: PullResult) -> Waits[datetime]:
     that shows whether Shopify hides names. Returns Shopify's "now"."""
     reply = yield from store.ask("StoreProbe", {})
     result.count(reply)
-    data = reply.answer.data
-    result.in_shopify = data["customersCount"]["count"]
+    found = probed_of(store.integration.shop, reply.answer.data)
+    result.in_shopify = found.customers
     transact(
         store.pool,
         lambda conn: integrations.record_probe(
             conn,
             store.integration.id,
-            shop_id=shop_id_of(data),
-            customers_count=result.in_shopify,
-            scopes=scopes_of(data),
+            shop_id=found.shop_id,
+            customers_count=found.customers,
+            scopes=found.scopes,
         ),
     )
     if reply.answer.served_at is None:
@@ -183,7 +202,8 @@ class PageReader:
                 restarted_at.add(window.reached)
                 cursor, base, seen = None, window.reached or window.since, set()
                 continue
-            page = page_of(reply.answer.data["customers"])
+            self._check_clock(window, reply)
+            page = page_of(self._store.integration.shop, reply.answer.data)
             self._check(page, since, seen)
             position = self.after(window, page)
             self._merge(window, position, page, reply)
@@ -220,6 +240,13 @@ class PageReader:
         """The variables of `operation` beside `first` and `after`."""
         return {"query": window_filter(since, until)}
 
+    def _check_clock(self, window: Window, reply: Reply) -> None:
+        """The window's end is a moment of the past, or what happens until then would be skipped."""
+        served = reply.answer.served_at
+        if served is not None and served < window.until - CLOCKS_APART:
+            what = f"Shopify's clock went back from {window.until} to {served}"
+            raise BrokenAnswer(self._store.integration.shop, what)
+
     def _check(self, page: Page, since: datetime | None, seen: set[str | None]) -> None:
         """A row above the window is newer data met through a stale index, and welcome."""
         shop = self._store.integration.shop
@@ -248,7 +275,11 @@ class PageReader:
     def progress(
         self, conn: Conn, before: Window, after: Window, page: Page, merged: customers.Merged
     ) -> None:
-        """Record that `page` is merged. Raises SyncConflict where another pull moved the window."""
+        """Record that `page` is merged, and what webhooks should have told of. Raises SyncConflict
+        where another pull moved the window."""
+        written = [*merged.inserted, *merged.updated]
+        if written and self._store.integration.realtime_since is not None:
+            unheard.record(conn, self._store.integration, self._run_id, written)
         if page.end_cursor is None:
             integrations.finish_window(conn, self._store.integration, before)
         else:

@@ -1,5 +1,6 @@
 """One store as a run works on it: its integration, its client, its token, the database."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Semaphore
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from shopsync_pipeline.db.engine import Pool
 from shopsync_pipeline.errors import NeedsReauth, StoreGone
 from shopsync_pipeline.models import Integration
+from shopsync_pipeline.shopify.answers import as_documented
 from shopsync_pipeline.shopify.client import Reply, ShopClient, Waits
 from shopsync_pipeline.sync.tokens import Tokens
 
@@ -53,7 +55,7 @@ class Store:
             return (yield from self.client.ask(operation, variables, token=other, once=once))
 
     def _refuse_another_shop(self, reply: Reply) -> None:
-        answered = shop_id_of(reply.answer.data)
+        answered = shop_id_of(self.integration.shop, reply.answer.data)
         expected = self.integration.shop_id
         if expected is not None and answered != expected:
             raise StoreGone(
@@ -63,11 +65,37 @@ class Store:
             )
 
 
-def shop_id_of(data: dict[str, Any]) -> int:
-    """The numeric id from `shop { id }`, which every query of ours asks for."""
-    return int(str(data["shop"]["id"]).removeprefix(GID))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """What a store says of itself: `domain` is its myshopify domain of now."""
+
+    shop_id: int
+    name: str
+    domain: str
+    customers: int
+    scopes: list[str]
 
 
-def scopes_of(data: dict[str, Any]) -> list[str]:
-    """The granted scopes from StoreProbe.graphql and WebhookSubscriptions.graphql."""
-    return [scope["handle"] for scope in data["currentAppInstallation"]["accessScopes"]]
+def probed_of(shop: str, data: Mapping[str, Any]) -> Probed:
+    """From the data of StoreProbe.graphql. Raises BrokenAnswer where it is not as documented."""
+    with as_documented(shop, "what the store says of itself"):
+        return Probed(
+            shop_id=shop_id_of(shop, data),
+            name=str(data["shop"]["name"]),
+            domain=data["shop"]["myshopifyDomain"].lower(),
+            customers=int(data["customersCount"]["count"]),
+            scopes=scopes_of(shop, data),
+        )
+
+
+def shop_id_of(shop: str, data: Mapping[str, Any]) -> int:
+    """The number in `shop { id }`, which every query of ours asks for. Raises BrokenAnswer."""
+    with as_documented(shop, "the shop's id"):
+        return int(str(data["shop"]["id"]).removeprefix(GID))
+
+
+def scopes_of(shop: str, data: Mapping[str, Any]) -> list[str]:
+    """The granted scopes from StoreProbe.graphql and WebhookSubscriptions.graphql. Raises
+    BrokenAnswer."""
+    with as_documented(shop, "the list of the app's scopes"):
+        return [scope["handle"] for scope in data["currentAppInstallation"]["accessScopes"]]

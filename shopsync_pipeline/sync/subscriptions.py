@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from shopsync_pipeline.db import integrations, requests
+from shopsync_pipeline.db import alerts, integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
     IntegrationInactive,
@@ -42,8 +42,10 @@ from shopsync_pipeline.sync.organizations import (
     Engine,
     by_organization,
     open_store,
+    told_of,
 )
 from shopsync_pipeline.sync.store import Store, scopes_of
+from shopsync_pipeline.sync.watch import event
 
 log = logging.getLogger(__name__)
 
@@ -232,15 +234,14 @@ def _listed(store: Store, result: Settlement) -> Waits[tuple[list[Subscription],
     """All subscriptions that this app has in the store, and the scopes that it is granted."""
     found: list[Subscription] = []
     seen: set[str | None] = {None}
-    cursor = None
+    cursor: str | None = None
     while True:
         variables = {"first": PAGE_SIZE, "after": cursor}
         reply = result.count((yield from store.ask("WebhookSubscriptions", variables)))
-        page = reply.answer.data["webhookSubscriptions"]
-        found += subscriptions_of(page["nodes"])
-        if not page["pageInfo"]["hasNextPage"]:
-            return found, scopes_of(reply.answer.data)
-        cursor = page["pageInfo"]["endCursor"]
+        page, cursor = subscriptions_of(store.integration.shop, reply.answer.data)
+        found += page
+        if cursor is None:
+            return found, scopes_of(store.integration.shop, reply.answer.data)
         if cursor in seen:
             raise PagingStuck(store.integration.shop, "the webhook subscriptions do not end")
         seen.add(cursor)
@@ -284,6 +285,11 @@ def _filed(conn: Conn, integration: Integration) -> list[str]:
     organizations = integrations.sharing_subscriptions(conn, integration.id)
     for organization in organizations:
         requests.file(conn, kind="sync", organization_id=organization)
+    if organizations:
+        what = "its webhooks were missing and are made again."
+        remedy = "Was the receiver down, or APP_URL wrong? Shopify drops them after failures."
+        lost = event("subscriptions_lost", integration, what, remedy, f"{clock(conn):%Y-%m-%dT%H}")
+        alerts.file_event(conn, lost)
     return organizations
 
 
@@ -292,7 +298,7 @@ def _failed(
 ) -> StoreSubscriptions:
     """Only what a person must mend at the store puts it off: anything else is no reason to hold
     back its pull, and the next check tries again."""
-    told = f"{integration.organization_id}: {error}"
+    told = told_of(integration, error)
     log.error("[Shopify Customer Webhook] Subscriptions failed for %s", told)
     if isinstance(error, StoreTrouble):
         transact(

@@ -10,10 +10,16 @@ from shopsync_pipeline.db import credentials as stored
 from shopsync_pipeline.db import integrations, locks
 from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, Pool, clock, transact
-from shopsync_pipeline.errors import NeedsReauth, RetryableError, ShopifyError
+from shopsync_pipeline.errors import RetryableError, ShopifyError
 from shopsync_pipeline.models import Credentials, Integration
-from shopsync_pipeline.shopify.auth import renew
-from shopsync_pipeline.shopify.client import BACKOFF, ShopClient, Timer, Waits
+from shopsync_pipeline.shopify.auth import renew, token_of
+from shopsync_pipeline.shopify.client import (
+    BACKOFF,
+    MOST_THROTTLED,
+    ShopClient,
+    Timer,
+    Waits,
+)
 
 MARGIN = timedelta(minutes=5)
 """A token is renewed this long before it ends: longer than any request with its retries."""
@@ -51,14 +57,18 @@ class Tokens:
         token = yield from self._usable(refused=refused)
         return None if token == refused else token
 
+    def fingerprint(self, conn: Conn) -> str | None:
+        """Another text whenever another token is stored, for comparing only."""
+        return stored.fingerprint(conn, self._cipher, self._integration.id)
+
     def _usable(self, refused: str | None) -> Waits[str]:
         for wait in (*BACKOFF, None):
             try:
                 return transact(self._pool, lambda conn: self._locked(conn, refused))
-            except RetryableError:
-                if wait is None:
+            except RetryableError as error:
+                if wait is None or (error.wait or 0.0) > MOST_THROTTLED:
                     raise
-                yield wait
+                yield max(wait, error.wait or 0.0)
         raise AssertionError("unreachable")
 
     def _locked(self, conn: Conn, refused: str | None) -> str:
@@ -93,6 +103,4 @@ class Tokens:
         return not held.lasts(clock(conn), MARGIN)
 
     def _token_of(self, held: Credentials) -> str:
-        if held.access_token is None:
-            raise NeedsReauth(self._client.shop, "no access token is stored")
-        return held.access_token
+        return token_of(self._client.shop, held)

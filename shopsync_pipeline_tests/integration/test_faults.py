@@ -1,270 +1,393 @@
-"""Each fault of a store: what the pull does, what is in the table, what the operator is told.
+"""Each fault of a store in each way of reading it: what is asked, what is in the table, when it is
+tried again, what the operator is told.
 
-None of them may end green with rows missing.
+    pull           the incremental sync, at its second page
+    drain          a webhook's read by id
+    reconcile      the sweep, at its second page
+    bulk           the first load of a large store, at the poll of its operation
+    subscriptions  turning real-time sync on
+
+None of them may end green with rows missing, and all of them end equal to the store once the fault
+is gone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from shopsync_pipeline.sync.organizations import StoreOutcome
+from shopsync_pipeline_tests.trials import A_PAGE, OPERATION, Way, trial
 from shopsync_pipeline_tests.world import World
 
-SHOP = "a.myshopify.com"
-CUSTOMERS = 600
+Wait = Literal["never", "a minute", "an hour", "a day"]
+
+BEFORE: Mapping[Way, int] = {"pull": 1, "drain": 0, "reconcile": 1, "bulk": 0, "subscriptions": 0}
+"""Requests of that operation that are answered before the fault."""
+
+NEEDS_A_CURSOR = ("same_cursor", "cursor_refused")
+"""Faults that let the first page pass of themselves."""
+
+WRITTEN: Mapping[Way, int] = {
+    "pull": A_PAGE,  # the first page is committed, and stays
+    "drain": 0,
+    "reconcile": 0,
+    "bulk": 0,
+    "subscriptions": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """`tries` requests that met the fault; then the store's status, and the wait until the schedule
+    (of the drain: the drain) touches it again."""
+
+    tries: int
+    status: str = "ok"
+    again: Wait
+
+
+Ends = Mapping[Way, End]
+
+MAY_PASS: Ends = {
+    "pull": End(tries=4, again="an hour"),
+    "drain": End(tries=4, again="a minute"),
+    "reconcile": End(tries=4, again="never"),
+    "bulk": End(tries=4, again="an hour"),
+    "subscriptions": End(tries=4, again="never"),
+}
+MAY_PASS_BUT_NOT_NOW: Ends = {
+    "pull": End(tries=1, again="an hour"),
+    "drain": End(tries=1, again="a minute"),
+    "reconcile": End(tries=1, again="never"),
+    "bulk": End(tries=1, again="an hour"),
+    "subscriptions": End(tries=1, again="never"),
+}
+TOKEN: Ends = {
+    "pull": End(tries=1, status="needs_reauth", again="a day"),
+    "drain": End(tries=1, status="needs_reauth", again="a day"),
+    "reconcile": End(tries=1, status="needs_reauth", again="a day"),
+    "bulk": End(tries=1, status="needs_reauth", again="a day"),
+    "subscriptions": End(tries=1, status="needs_reauth", again="a day"),
+}
+SCOPE: Ends = {
+    "pull": End(tries=1, status="needs_scope", again="an hour"),
+    "drain": End(tries=1, status="needs_scope", again="an hour"),
+    "reconcile": End(tries=1, status="needs_scope", again="an hour"),
+    "bulk": End(tries=1, status="needs_scope", again="an hour"),
+    "subscriptions": End(tries=1, status="needs_scope", again="an hour"),
+}
+PAUSED: Ends = {
+    "pull": End(tries=1, status="paused", again="a day"),
+    "drain": End(tries=1, status="paused", again="a day"),
+    "reconcile": End(tries=1, status="paused", again="a day"),
+    "bulk": End(tries=1, status="paused", again="a day"),
+    "subscriptions": End(tries=1, status="paused", again="a day"),
+}
+GONE: Ends = {
+    "pull": End(tries=1, status="gone", again="an hour"),
+    "drain": End(tries=1, status="gone", again="an hour"),
+    "reconcile": End(tries=1, status="gone", again="an hour"),
+    "bulk": End(tries=1, status="gone", again="an hour"),
+    "subscriptions": End(tries=1, status="gone", again="an hour"),
+}
+REFUSED: Ends = {
+    "pull": End(tries=1, again="an hour"),
+    "drain": End(tries=1, again="an hour"),
+    "reconcile": End(tries=1, again="never"),
+    "bulk": End(tries=1, again="an hour"),
+    "subscriptions": End(tries=1, again="never"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault for ever on pages, and what must come of it; `tries` are the page requests."""
+    """What the store does for ever, and what must come of it in each way of reading where it may
+    happen; `told` is a part of the message."""
 
     kind: str
-    options: dict[str, Any] = field(default_factory=dict)
-    tries: int
+    options: Mapping[str, Any] = field(default_factory=dict)
     told: str
-    status: str = "ok"
-    retry_hours: int = 1
+    ends: Ends
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.kind, *(str(value) for value in self.options.values())])[:60]
 
 
-def status(code: int, **more: Any) -> dict[str, Any]:
-    return {"status": code, **more}
+def status(code: int, told: str, ends: Ends, **more: Any) -> Fault:
+    return Fault(kind="status", options={"status": code, **more}, told=told, ends=ends)
+
+
+def coded(code: str, told: str, ends: Ends) -> Fault:
+    return Fault(kind="error", options={"code": code}, told=told, ends=ends)
+
+
+def beside_data(code: str, told: str, ends: Ends) -> Fault:
+    return Fault(kind="data_with_errors", options={"code": code}, told=told, ends=ends)
+
+
+def altered(at: list[Any], told: str, ends: Ends, **value: Any) -> Fault:
+    return Fault(kind="altered", options={"at": at, **value}, told=told, ends=ends)
+
+
+def only(ends: Ends, *ways: Way) -> Ends:
+    return {way: ends[way] for way in ways}
 
 
 FAULTS = [
-    Fault(kind="status", options=status(500), tries=4, told="HTTP 500"),
-    Fault(kind="status", options=status(502), tries=4, told="HTTP 502"),
-    Fault(kind="status", options=status(503), tries=4, told="HTTP 503"),
-    Fault(kind="status", options=status(504), tries=4, told="HTTP 504"),
-    Fault(kind="status", options=status(430), tries=4, told="HTTP 430"),
-    Fault(kind="status", options=status(429), tries=4, told="HTTP 429"),
+    status(500, "HTTP 500", MAY_PASS),
+    status(502, "HTTP 502", only(MAY_PASS, "pull")),
+    status(503, "HTTP 503", only(MAY_PASS, "pull")),
+    status(504, "HTTP 504", only(MAY_PASS, "pull")),
+    status(408, "HTTP 408", only(MAY_PASS, "pull")),
+    status(430, "HTTP 430", only(MAY_PASS, "pull")),
+    status(429, "too many requests", MAY_PASS),
+    status(429, "asked again in 86400 s", MAY_PASS_BUT_NOT_NOW, headers={"Retry-After": "86400"}),
+    status(429, "too many", only(MAY_PASS, "pull"), headers={"Retry-After": "soon"}),
+    status(429, "too many", only(MAY_PASS, "pull"), headers={"Retry-After": "-5"}),
+    status(429, "too many", only(MAY_PASS, "pull"), headers={"Retry-After": "1e999"}),
+    status(401, "refused the access token", TOKEN),
+    status(402, "frozen", PAUSED),
+    status(403, "IP allowlist", SCOPE),
+    status(404, "no such store", GONE),
+    status(423, "locked", PAUSED),
+    status(400, "HTTP 400", REFUSED),
+    status(200, "not documented", MAY_PASS, body={"errors": "Something"}),
+    status(200, "not documented", only(MAY_PASS, "pull"), body={"errors": {"customers": ["no"]}}),
+    status(200, "not documented", only(MAY_PASS, "pull"), body={"errors": 7}),
+    status(200, "the query: odd", REFUSED, body={"errors": [{"message": "odd"}]}),
+    status(
+        200, "the query: odd", only(REFUSED, "pull"),
+        body={"errors": [{"message": "odd", "extensions": [["x"]]}]},
+    ),
+    status(200, "neither data nor errors", MAY_PASS, body={"data": None}),
+    status(200, "neither data nor errors", only(MAY_PASS, "pull"), body={}),
+    status(200, "no object", only(MAY_PASS, "pull"), body=[]),
+    Fault(kind="html", told="text/html", ends=MAY_PASS),
+    Fault(kind="truncated", told="not whole JSON", ends=MAY_PASS),
+    Fault(kind="short_body", told="no whole answer", ends=MAY_PASS),
+    Fault(kind="chunk_cut", told="no whole answer", ends=only(MAY_PASS, "pull")),
+    Fault(kind="gzip_broken", told="no whole answer", ends=only(MAY_PASS, "pull")),
+    Fault(kind="gzip_cut", told="not whole JSON", ends=only(MAY_PASS, "pull")),
+    Fault(kind="empty", told="0 bytes", ends=only(MAY_PASS, "pull")),
+    Fault(kind="reset", told="no whole answer", ends=MAY_PASS),
+    coded("INTERNAL_SERVER_ERROR", "failed inside", MAY_PASS),
+    coded("SHOP_INACTIVE", "inactive", PAUSED),
+    coded("ACCESS_DENIED", "read_customers", SCOPE),
+    coded("undefinedField", "refused the query", REFUSED),
+    beside_data("INTERNAL_SERVER_ERROR", "failed inside", MAY_PASS),
+    beside_data("SOMETHING_NEW", "errors beside data", MAY_PASS),
+    beside_data("ACCESS_DENIED", "protected customer data", SCOPE),
     Fault(
-        kind="status", options=status(401), tries=1, told="token", status="needs_reauth",
-        retry_hours=24,
+        kind="throttled", options={"currentlyAvailable": -1e6}, told="no points within 600 s",
+        ends=MAY_PASS_BUT_NOT_NOW,
     ),
     Fault(
-        kind="status", options=status(402), tries=1, told="frozen", status="paused", retry_hours=24
-    ),
-    Fault(kind="status", options=status(403), tries=1, told="allowlist", status="needs_scope"),
-    Fault(kind="status", options=status(404), tries=1, told="no such store", status="gone"),
-    Fault(
-        kind="status", options=status(423), tries=1, told="locked", status="paused", retry_hours=24
-    ),
-    Fault(kind="status", options=status(400), tries=1, told="HTTP 400"),
-    Fault(kind="html", tries=4, told="text/html"),
-    Fault(kind="truncated", tries=4, told="not whole JSON"),
-    Fault(kind="short_body", tries=4, told="no whole answer"),
-    Fault(kind="empty", tries=4, told="0 bytes"),
-    Fault(kind="data_with_errors", tries=4, told="failed inside"),
-    Fault(
-        kind="data_with_errors", options={"code": "SOMETHING_NEW"}, tries=4,
-        told="errors beside data",
+        kind="redirect", options={"location": "https://new.myshopify.com/admin"},
+        told="new.myshopify.com", ends=GONE,
     ),
     Fault(
-        kind="data_with_errors", options={"code": "ACCESS_DENIED"}, tries=1,
-        told="protected customer data", status="needs_scope",
-    ),
-    Fault(kind="error", options={"code": "INTERNAL_SERVER_ERROR"}, tries=4, told="failed inside"),
-    Fault(
-        kind="error", options={"code": "SHOP_INACTIVE"}, tries=1, told="inactive", status="paused",
-        retry_hours=24,
+        kind="redirect", options={"location": "https://[/x"}, told="no whole answer",
+        ends=only(MAY_PASS, "pull"),
     ),
     Fault(
-        kind="error", options={"code": "ACCESS_DENIED"}, tries=1, told="denied",
-        status="needs_scope",
+        kind="version", options={"version": "2025-01"}, told="answered by 2025-01", ends=REFUSED
     ),
-    Fault(kind="reset", tries=4, told="no whole answer"),
+    Fault(kind="other_shop", told="renamed", ends=GONE),
+    altered(["extensions", "cost", "throttleStatus", "restoreRate"], "extensions.cost", MAY_PASS,
+            value=0),
+    altered(["extensions", "cost"], "extensions.cost", only(MAY_PASS, "pull"), value="much"),
+    altered(["extensions", "search"], "extensions.search", only(MAY_PASS, "pull"), value=[7]),
+    altered(["data", "shop"], "the shop's id", MAY_PASS_BUT_NOT_NOW, value=None),
+    altered(["data", "shop", "id"], "the shop's id", only(MAY_PASS_BUT_NOT_NOW, "pull")),
+    # only where customers are read
     Fault(
-        kind="redirect", options={"location": "https://new.myshopify.com/admin"}, tries=1,
-        told="new.myshopify.com", status="gone",
+        kind="max_cost_above", options={"first": 0}, told="costs more",
+        ends={
+            "pull": End(tries=4, again="an hour"),  # 10, 5, 2, 1
+            "reconcile": End(tries=4, again="never"),
+        },
     ),
-    Fault(kind="version", options={"version": "2025-01"}, tries=1, told="answered by 2025-01"),
-    Fault(kind="other_shop", tries=1, told="renamed", status="gone"),
-    Fault(kind="ignored_filter", tries=1, told="ignored a part of the filter"),
-    Fault(kind="max_cost_above", options={"first": 0}, tries=8, told="costs more"),
+    coded(
+        "MAX_COST_EXCEEDED", "costs more",
+        {"drain": End(tries=7, again="an hour")},  # at most 100 ids, 50, 25, 12, 6, 3, 1
+    ),
+    Fault(
+        kind="ignored_filter", told="ignored a part of the filter", ends=only(REFUSED, "pull")
+    ),
+    Fault(
+        kind="same_cursor", told="same end cursor",
+        ends={
+            "pull": End(tries=1, again="an hour"),
+            "reconcile": End(tries=1, again="never"),
+        },
+    ),
+    Fault(
+        kind="cursor_refused", told="Invalid cursor",
+        ends={
+            "pull": End(tries=3, again="an hour"),  # begun anew once, where it had come to
+            "reconcile": End(tries=3, again="never"),
+        },
+    ),
+    altered(["data", "customers"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value=None),
+    altered(["data", "customers", "nodes", 3], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value=None),
+    altered(["data", "customers", "nodes", 3, "tags"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile")),
+    altered(["data", "customers", "nodes", 3, "legacyResourceId"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value="many"),
+    altered(["data", "customers", "nodes", 3, "updatedAt"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value="0000-01-01T00:00:00Z"),
+    altered(["data", "customers", "nodes", 3, "updatedAt"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value="2026-01-01T00:00:00"),
+    altered(["data", "customers", "pageInfo"], "a page of customers",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile")),
+    altered(["data", "customers", "pageInfo", "endCursor"], "no cursor",
+            only(MAY_PASS_BUT_NOT_NOW, "pull", "reconcile"), value=None),
+    altered(["data", "nodes"], "a read of customers by id", only(MAY_PASS_BUT_NOT_NOW, "drain"),
+            value=None),
+    altered(["data", "nodes", 0, "amountSpent"], "a read of customers by id",
+            only(MAY_PASS_BUT_NOT_NOW, "drain"), value=None),
+    altered(["data", "nodes", 0, "legacyResourceId"], "other customers than those asked for",
+            only(MAY_PASS_BUT_NOT_NOW, "drain"), value="7"),
+    altered(["data", "nodes"], "other customers than those asked for",
+            only(MAY_PASS_BUT_NOT_NOW, "drain"), value=[]),
+    altered(["data", "bulkOperation"], "a bulk operation", only(MAY_PASS_BUT_NOT_NOW, "bulk")),
+    altered(["data", "bulkOperation", "createdAt"], "a bulk operation",
+            only(MAY_PASS_BUT_NOT_NOW, "bulk"), value="yesterday"),
+    altered(["data", "bulkOperation", "rootObjectCount"], "a bulk operation",
+            only(MAY_PASS_BUT_NOT_NOW, "bulk"), value="many"),
+    altered(["data", "webhookSubscriptions", "nodes"], "the list of webhook subscriptions",
+            only(MAY_PASS_BUT_NOT_NOW, "subscriptions"), value=[None]),
+    altered(["data", "webhookSubscriptions", "pageInfo"], "the list of webhook subscriptions",
+            only(MAY_PASS_BUT_NOT_NOW, "subscriptions"), value={"hasNextPage": True}),
+    altered(["data", "currentAppInstallation"], "the list of the app's scopes",
+            only(MAY_PASS_BUT_NOT_NOW, "subscriptions"), value=None),
 ]  # fmt: skip
 
 
-def synced_then_changed(world: World) -> Any:
-    """A store that is in the table, and a third of which has changed since."""
-    store = world.connect("acme", SHOP, customers=CUSTOMERS)
-    assert world.sync_one("acme").state == "synced"
-    world.simulator.clock.advance(3600)
-    for customer in store.customers()[::3]:
-        store.edit(int(customer["legacyResourceId"]), note="changed")
-    world.simulator.clock.advance(60)
-    return store
-
-
-def requests_of(store: Any) -> int:
-    return sum(request["operation"] == "CustomersPage" for request in store.requests)
-
-
-def name_of(fault: Fault) -> str:
-    return "-".join([fault.kind, *(str(value) for value in fault.options.values())])[:40]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_a_fault_that_stays_is_told_and_moves_no_watermark(world: World, fault: Fault) -> None:
-    store = synced_then_changed(world)
-    before, asked = world.integration("acme"), requests_of(store)
-    store.fault(fault.kind, times=None, operation="CustomersPage", **fault.options)
-
-    outcome = world.sync_one("acme")
-
-    assert outcome.state == "failed"
-    assert outcome.error is not None
-    assert outcome.error.startswith(f"acme: {SHOP}: ")
-    assert fault.told in outcome.error
-    assert requests_of(store) - asked == fault.tries
-    assert sum(world.time.slept) <= 15
-    after = world.integration("acme")
-    assert after.status == fault.status
-    assert (after.watermark, after.last_sync_at) == (before.watermark, before.last_sync_at)
-    assert after.last_error is not None
-    assert after.last_error in outcome.error
-    assert_put_off(world, fault.retry_hours)
-
-    store.clear_faults()
-    assert world.sync_one("acme").state == "synced"
-    assert world.differences("acme", store) == []
-    assert world.integration("acme").status == "ok"
-
-
-def assert_put_off(world: World, hours: int) -> None:
-    """Until a minute before a full hour, the schedule's tick, at most `hours` after the failure.
-
-    Whichever minute it is: in the last one of an hour the coming tick is too near to count.
-    """
+def assert_put_off(world: World, organization: str, wait: Wait) -> None:
+    """The schedule ticks on the hour: an hour and a day end a minute before a full hour, and an
+    hour at least five minutes after the failure, in whichever minute that was."""
     with world.engine.pool.connection() as conn:
         row = conn.execute(
-            """SELECT "retryAt" + interval '1 minute', "retryAt" - now() FROM integrations"""
+            """SELECT "retryAt" + interval '1 minute', extract(epoch FROM "retryAt" - now())
+               FROM integrations WHERE "organizationId" = %s""",
+            [organization],
         ).fetchone()
     assert row is not None
     tick, left = row
-    assert (tick.minute, tick.second, tick.microsecond) == (0, 0, 0)
-    assert 3600 * (hours - 1) - 120 < left.total_seconds() <= 3600 * hours
+    if wait == "never":
+        assert tick is None
+    elif wait == "a minute":
+        assert 0 < left <= 60
+    else:
+        assert (tick.minute, tick.second, tick.microsecond) == (0, 0, 0)
+        least, most = (240, 3900) if wait == "an hour" else (82_680, 86_400)
+        assert least < left <= most
 
 
-PASSING = [
-    ("status", {"status": 500}),
-    ("status", {"status": 429, "headers": {"Retry-After": "2"}}),
-    ("throttled", {}),
-    ("html", {}),
-    ("truncated", {}),
-    ("short_body", {}),
-    ("empty", {}),
-    ("data_with_errors", {}),
-    ("reset", {}),
-    ("max_cost_above", {"first": 100}),
-    ("cursor_refused", {}),
+CASES = [
+    pytest.param(fault, way, end, id=f"{way}-{fault.name}")
+    for fault in FAULTS
+    for way, end in fault.ends.items()
 ]
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
-@pytest.mark.parametrize(("kind", "options"), PASSING, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("fault", "way", "end"), CASES)
+def test_a_fault_that_stays_is_told_and_nothing_counts_as_read(
+    shared: World,
+    fault: Fault,
+    way: Way,
+    end: End,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with trial(shared, way, monkeypatch) as this:
+        run = f"run-{shared.runs}"  # that of the sync before
+        before = shared.integration(this.organization)
+        skipped = 0 if fault.kind in NEEDS_A_CURSOR else BEFORE[way]
+        this.store.fault(
+            fault.kind, times=None, after=skipped, operation=OPERATION[way], **fault.options
+        )
+
+        told = this.read(caplog)
+
+        assert told is not None
+        assert told.startswith(f"{this.organization}: {this.shop}: ")
+        assert fault.told in told
+        assert told.endswith(".")  # what to do
+        assert this.asked() - BEFORE[way] == end.tries
+        assert sum(shared.time.slept) <= 15
+        after = shared.integration(this.organization)
+        assert after.status == end.status
+        assert (after.watermark, after.last_sync_at) == (before.watermark, before.last_sync_at)
+        assert this.written(since=run) == WRITTEN[way]
+        this.assert_nothing_counts()
+        assert_put_off(shared, this.organization, end.again)
+        recorded = way in ("pull", "bulk") or end.status != "ok"
+        if recorded or (way == "drain" and end.again != "a minute"):
+            assert after.last_error is not None
+            assert told == f"{this.organization}: {after.last_error}"
+        else:
+            assert after.last_error is None
+
+        this.store.clear_faults()
+        shared.pass_waits()
+        assert this.read(caplog) is None
+        assert this.differences() == []
+        assert way not in ("pull", "bulk") or shared.integration(this.organization).status == "ok"
+
+
+PASSING_ANYWHERE: list[tuple[str, dict[str, Any]]] = [
+    ("status", {"status": 500}),
+    ("status", {"status": 429, "headers": {"Retry-After": "2"}}),
+    ("throttled", {}),
+    ("answer_lost", {}),
+]
+PASSING = [
+    *PASSING_ANYWHERE,
+    ("html", {}),
+    ("truncated", {}),
+    ("short_body", {}),
+    ("chunk_cut", {}),
+    ("gzip_broken", {}),
+    ("gzip_cut", {}),
+    ("empty", {}),
+    ("data_with_errors", {}),
+    ("reset", {}),
+]
+PASSING_PAGES: list[tuple[str, dict[str, Any]]] = [
+    ("max_cost_above", {"first": 7}),
+    ("cursor_refused", {}),
+    ("repeated_row", {}),
+]
+PASSES = [
+    *((kind, options, "pull", after) for kind, options in PASSING for after in (0, 1)),
+    *((kind, options, "reconcile", 2) for kind, options in PASSING_ANYWHERE),
+    *((kind, options, "drain", 0) for kind, options in PASSING_ANYWHERE),
+    *((kind, options, "bulk", 1) for kind, options in PASSING_ANYWHERE),
+    *((kind, options, "subscriptions", 0) for kind, options in PASSING_ANYWHERE),
+    *((kind, options, "pull", after) for kind, options in PASSING_PAGES for after in (0, 1)),
+    *((kind, options, "reconcile", after) for kind, options in PASSING_PAGES for after in (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "way", "after"), PASSES, ids=lambda v: str(v)[:40])
 def test_a_fault_that_passes_costs_time_and_no_row(
-    world: World, kind: str, options: dict[str, Any], after: int
+    shared: World,
+    kind: str,
+    options: dict[str, Any],
+    way: Way,
+    after: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store = world.connect("acme", SHOP, customers=CUSTOMERS)
-    store.fault(kind, times=1, after=after, operation="CustomersPage", **options)
-    assert world.sync_one("acme").state == "synced"
-    assert world.differences("acme", store) == []
-
-
-def test_a_retry_after_is_waited_for_exactly(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=10)
-    store.fault("status", status=429, headers={"Retry-After": "17"}, operation="CustomersPage")
-    world.sync_one("acme")
-    assert 17.0 in world.time.slept
-
-
-def test_a_filter_that_shopify_ignores_silently_is_noticed_by_the_rows(world: World) -> None:
-    store = synced_then_changed(world)
-    store.fault("ignored_filter", times=None, silent=True, operation="CustomersPage")
-    outcome = world.sync_one("acme")
-    assert outcome.state == "failed"
-    assert "from before the window" in str(outcome.error)
-
-
-def test_a_page_that_ends_where_it_began_ends_the_pull(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=CUSTOMERS)
-    store.fault("same_cursor", times=None, after=1, operation="CustomersPage")
-    outcome = world.sync_one("acme")
-    assert "same end cursor" in str(outcome.error)
-    assert world.integration("acme").watermark is None
-
-
-def test_a_cursor_that_is_always_refused_ends_the_pull_where_nothing_says_how_far_it_came(
-    world: World,
-) -> None:
-    """All customers are newer than the index's lag, so no row tells a place to go on from; the
-    pull had begun again for ever."""
-    store = world.connect("acme", SHOP, customers=0)
-    for number in range(CUSTOMERS):
-        store.create(firstName=str(number))
-    store.fault("cursor_refused", times=None, operation="CustomersPage")
-    outcome = world.sync_one("acme")
-    assert "Invalid cursor" in str(outcome.error)
-    assert world.integration("acme").watermark is None
-
-
-def test_a_bucket_that_others_keep_empty_is_given_up_after_ten_minutes(world: World) -> None:
-    store = synced_then_changed(world)
-    store.fault("throttled", times=None, operation="CustomersPage", currentlyAvailable=-6000)
-    outcome = world.sync_one("acme")
-    assert "no points within 600 s" in str(outcome.error)
-    assert 500 < sum(world.time.slept) <= 600
-    store.clear_faults()
-    assert world.sync_one("acme").state == "synced"
-    assert world.differences("acme", store) == []
-
-
-def test_an_answer_without_a_date_ends_no_window(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=10)
-    store.fault("no_date", times=None)
-    assert "no Date" in str(world.sync_one("acme").error)
-    assert world.rows("acme") == {}
-
-
-def test_names_that_protected_data_hides_are_never_written_over_known_ones(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=30)
-    world.sync_one("acme")
-    world.simulator.clock.advance(3600)
-    known = world.rows("acme")
-    store.edit(min(known), note="changed")
-    store.settings.protected_data = "level1"
-    outcome = world.sync_one("acme")
-    assert outcome.state == "failed"
-    assert world.rows("acme") == known
-    assert world.integration("acme").status == "needs_scope"
-
-
-def test_points_that_are_short_are_waited_for_exactly_and_are_no_failure(world: World) -> None:
-    store = world.connect("acme", SHOP, customers=2500)
-    store.settings.maximum_available = 100.0
-    store.settings.restore_rate = 10.0
-    outcome = world.sync_one("acme")
-    assert outcome.result is not None
-    assert outcome.result.throttled > 0
-    page_requests = requests_of(store)
-    assert page_requests - outcome.result.pages <= 1  # only the first page's cost is not known
-    assert world.differences("acme", store) == []
-
-
-def outcome_text(outcome: StoreOutcome) -> str:
-    return str(outcome.error)
-
-
-@pytest.mark.parametrize("kind", ["drip", "drip_headers", "hang"])
-def test_an_answer_that_never_ends_is_given_up_at_the_deadline(
-    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shopsync_pipeline.shopify.transport.TOTAL_DEADLINE", 0.3)
-    monkeypatch.setattr("shopsync_pipeline.shopify.transport.READ_TIMEOUT", 0.2)
-    store = synced_then_changed(world)
-    store.fault(kind, times=None, seconds=0.05 if kind != "hang" else 5, operation="CustomersPage")
-    outcome = world.sync_one("acme")
-    assert "no whole answer" in outcome_text(outcome)
-    store.clear_faults()
-    assert world.sync_one("acme").state == "synced"
+    with trial(shared, way, monkeypatch) as this:
+        this.store.fault(kind, times=1, after=after, operation=OPERATION[way], **options)
+        assert this.read(caplog) is None
+        assert any(request["fault"] == kind for request in this.store.requests)
+        assert this.differences() == []
+        assert sum(shared.time.slept) < 15 + (60 if way == "bulk" else 0)

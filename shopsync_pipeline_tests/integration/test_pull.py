@@ -171,6 +171,41 @@ def test_a_resumed_pull_also_reads_the_rest_up_to_now(world: World) -> None:
     assert world.differences("acme", store) == []
 
 
+def test_what_stops_a_pull_behind_a_resumed_window_is_recorded(world: World) -> None:
+    """The window that it had just ended itself had been taken for another run's success."""
+    store = world.connect("acme", SHOP, customers=600)
+    steps = sync_store(world.engine, world.integration("acme"), SyncOrder(run_id="killed"))
+    next(steps)
+    steps.close()
+    world.simulator.clock.advance(7200)
+    store.fault("status", operation="CustomersPage", after=2, times=None, status=401)
+    assert world.sync_one("acme").state == "failed"
+    after = world.integration("acme")
+    assert len(world.rows("acme")) == 600
+    assert (after.status, after.retry_at is None) == ("needs_reauth", False)
+    assert world.sync_one("acme", only_due=True).state == "put_off"
+
+
+def test_a_whole_read_after_a_clock_that_was_ahead_goes_on_where_it_was_cut_off(
+    world: World,
+) -> None:
+    """Each run had begun it anew, so that a store too large for one of them never ended."""
+    store = world.connect("acme", SHOP, customers=1100)
+    clock = world.simulator.clock
+    now = clock.now()
+    clock.advance(5 * 3600)
+    world.sync_one("acme")
+    clock.set(now)
+    store.clear_requests()
+    steps = sync_store(world.engine, world.integration("acme"), SyncOrder(run_id="killed"))
+    assert [next(steps), next(steps)] == [0.0, 0.0]
+    steps.close()
+    assert world.sync_one("acme").state == "synced"
+    read = [r["variables"]["after"] for r in pages(store) if "updated_at:>=" not in str(r)]
+    assert len(read) == len(set(read)) == 5
+    assert world.integration("acme").watermark == clock.now().replace(microsecond=0)
+
+
 def test_a_full_sync_does_not_go_on_in_a_narrower_window(world: World) -> None:
     store = world.connect("acme", SHOP, customers=600)
     world.sync_one("acme")

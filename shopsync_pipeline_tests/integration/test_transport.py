@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from shopsync_pipeline.errors import Unreachable
 from shopsync_pipeline.shopify.transport import new_session, post
+from shopsync_pipeline_tests.world import free_port
 
 SHOP = "acme.myshopify.com"
 
@@ -88,6 +89,22 @@ def test_the_environments_bundle_is_trusted_for_the_names_it_vouches_for(
     assert ask(f"https://127.0.0.1:{port}/") == 200
     with pytest.raises(Unreachable, match="SSLError"):
         ask(f"https://localhost:{port}/")
+
+
+def test_a_server_that_is_not_there_or_has_no_name_is_told_by_its_kind_alone() -> None:
+    for url in (f"http://127.0.0.1:{free_port()}/", "http://no-such-host.invalid/"):
+        with pytest.raises(Unreachable, match=r"no whole answer \(ConnectionError\)"):
+            ask(url)
+
+
+def test_a_server_that_speaks_no_tls_is_told(bundle: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with pytest.raises(Unreachable, match="SSLError"):
+            ask(f"https://127.0.0.1:{server.server_address[1]}/")
+        server.shutdown()
+        thread.join()
 
 
 def test_the_authorities_are_read_once_for_all_stores(

@@ -42,12 +42,13 @@ def test_every_wanted_key_is_covered_once_and_no_range_is_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minute", "second", "again"), [(0, 0, 1), (30, 0, 1), (58, 59, 1), (59, 0, 2), (59, 59, 2)]
+    ("minute", "second", "again"), [(0, 0, 1), (30, 0, 1), (53, 59, 1), (54, 0, 2), (59, 59, 2)]
 )
 def test_a_store_in_trouble_is_tried_before_the_next_tick_and_never_at_once(
     minute: int, second: int, again: int
 ) -> None:
-    """In the last minute of the hour the moment had passed already, and each second had its try."""
+    """In the last minute of the hour the moment had passed already, and each second had its try; in
+    the minutes before, the drain was back at the store within seconds."""
     now = datetime(2026, 11, 24, 10, minute, second, tzinfo=UTC)
     retry = next_try(NeedsScope("a.myshopify.com", "no scope"), now)
     assert retry == datetime(2026, 11, 24, 10 + again, tzinfo=UTC) - timedelta(minutes=1)

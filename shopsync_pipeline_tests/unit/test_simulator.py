@@ -455,7 +455,9 @@ def test_client_credentials_give_a_token_that_ends(client: Client, simulator: Si
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_client")
 
 
-def test_a_refresh_token_works_once_and_its_pair_replaces_the_old_one(client: Client) -> None:
+def test_a_refresh_token_is_taken_again_until_its_replacement_is_used(
+    client: Client, simulator: Simulator
+) -> None:
     known, old_token = client.store.credentials, client.store.access_token
     form = {
         "grant_type": "refresh_token",
@@ -467,9 +469,14 @@ def test_a_refresh_token_works_once_and_its_pair_replaces_the_old_one(client: Cl
     assert granted["expires_in"] == 3600
     assert client.post(SHOP, token=granted["access_token"]).status_code == 200
     assert client.post(SHOP, token=old_token).status_code == 401
+    second = client.oauth(**form).json()  # as if the first answer had been lost
+    assert client.post(SHOP, token=granted["access_token"]).status_code == 401
+    third = client.oauth(**{**form, "refresh_token": second["refresh_token"]}).json()
     assert client.oauth(**form).json()["error"] == "invalid_grant"
-    again = client.oauth(**{**form, "refresh_token": granted["refresh_token"]})
-    assert again.status_code == 200
+    spent = {**form, "refresh_token": second["refresh_token"]}
+    simulator.clock.advance(31 * 24 * 3600)
+    assert client.oauth(**spent).json()["error"] == "invalid_grant"
+    assert client.oauth(**{**form, "refresh_token": third["refresh_token"]}).status_code == 200
 
 
 # headers
@@ -585,6 +592,58 @@ def test_a_redirect_another_version_and_no_date_are_shown(client: Client) -> Non
     assert client.post(SHOP).headers["X-Shopify-API-Version"] == "2026-01"
     client.store.fault("no_date")
     assert "Date" not in client.post(SHOP).headers
+
+
+def test_an_answer_can_be_another_one_in_one_place(client: Client) -> None:
+    client.store.fault("altered", at=["data", "shop", "id"], value=None)
+    client.store.fault("altered", at=["data", "shop", "id"])
+    assert client.ask(SHOP)["data"]["shop"]["id"] is None
+    assert "id" not in client.ask(SHOP)["data"]["shop"]
+    assert client.ask(SHOP)["data"]["shop"]["id"] == client.store.gid
+    client.store.fault("altered", operation="oauth", at=["expires_in"], value="soon")
+    known = client.store.credentials
+    form = {"client_id": str(known.client_id), "client_secret": str(known.client_secret)}
+    answer = client.oauth(grant_type="client_credentials", **form).json()
+    assert answer["expires_in"] == "soon"
+    assert answer["access_token"].startswith("shpat_")
+
+
+def test_a_text_can_be_spelled_otherwise_and_a_row_repeated(client: Client) -> None:
+    client.store.fill(3)
+    client.store.fault("respelled", text=client.store.gid, by="\\ud83d")
+    assert client.ask(SHOP)["data"]["shop"]["id"] == "\ud83d"
+    client.store.fault("repeated_row")
+    nodes = client.ask(PAGE, first=5)["data"]["customers"]["nodes"]
+    assert (len(nodes), nodes[0]) == (4, nodes[-1])
+
+
+def test_the_date_can_be_any_text(client: Client) -> None:
+    client.store.fault("date", text="yesterday")
+    assert client.post(SHOP).headers["Date"] == "yesterday"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("gzip_broken", requests.exceptions.ContentDecodingError),
+        ("chunk_cut", requests.exceptions.ChunkedEncodingError),
+    ],
+)
+def test_what_is_sent_packed_or_in_chunks_can_be_broken(
+    client: Client, kind: str, error: type[Exception]
+) -> None:
+    client.store.fault(kind)
+    with pytest.raises(error):
+        client.post(SHOP)
+    assert client.post(SHOP).status_code == 200
+
+
+def test_of_what_is_packed_half_can_come(client: Client) -> None:
+    client.store.fault("gzip_cut")
+    reply = client.post(SHOP)
+    assert reply.headers["Content-Encoding"] == "gzip"
+    with pytest.raises(requests.exceptions.JSONDecodeError):
+        reply.json()
 
 
 def test_another_shop_can_answer(client: Client) -> None:

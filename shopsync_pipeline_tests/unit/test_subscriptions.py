@@ -232,7 +232,10 @@ def test_nodes_are_read_as_shopify_writes_them() -> None:
         "filter": None,
         "includeFields": [],
     }
-    (read,) = subscriptions_of([node])
+    more = {"hasNextPage": True, "endCursor": "next"}
+    page = {"webhookSubscriptions": {"nodes": [node], "pageInfo": more}}
+    (read,), cursor = subscriptions_of("a.myshopify.com", page)
+    assert cursor == "next"
     assert (read.topic, read.name, read.fields) == ("SHOP_UPDATE", None, frozenset())
 
 
