@@ -5,6 +5,7 @@ import sys
 
 from shopsync_pipeline.db import schema
 from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble
+from shopsync_pipeline.faults import told
 from shopsync_pipeline.settings import Settings
 from webhook_receiver.app import database_url
 from webhook_receiver.lines import once
@@ -23,6 +24,8 @@ def main() -> None:
         serve(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
+    except Exception as error:  # noqa: BLE001  # its text may quote a secret
+        sys.exit(told(error))
 
 
 def _check_schema(settings: Settings) -> None:

@@ -48,8 +48,11 @@ class Line:
     """A connection, and a second handle on its socket by which another thread can cut it off."""
 
     def __init__(self, url: str) -> None:
-        self.conn: Conn = psycopg.connect(libpq_url(url), autocommit=True, **OPTIONS)
-        self._socket = socket.socket(fileno=os.dup(self.conn.fileno()))
+        try:
+            self.conn: Conn = psycopg.connect(libpq_url(url), autocommit=True, **OPTIONS)
+            self._socket = _second_handle(self.conn)
+        except OSError as error:  # no descriptor is left, say
+            raise psycopg.OperationalError(str(error)) from None
         self._ready = False
 
     def make_ready(self) -> None:
@@ -65,6 +68,14 @@ class Line:
     def close(self) -> None:
         self.conn.close()
         self._socket.close()
+
+
+def _second_handle(conn: Conn) -> socket.socket:
+    try:
+        return socket.socket(fileno=os.dup(conn.fileno()))
+    except OSError:
+        conn.close()
+        raise
 
 
 def once(url: str, work: Callable[[Conn], T]) -> T:

@@ -4,9 +4,19 @@ import logging
 import sys
 from logging.handlers import WatchedFileHandler
 
+from shopsync_pipeline.faults import ScrubbedFormatter, tell_of_threads
 from shopsync_pipeline.settings import Settings
 
-LOGGERS = ("webhook_receiver", "uvicorn.error")
+
+class LogFile(WatchedFileHandler):
+    """What cannot be written is lost, and no delivery fails for it: opening the file anew, after
+    somebody moved it away, is not guarded by logging itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
 
 def log_to_files(settings: Settings) -> None:
@@ -14,13 +24,13 @@ def log_to_files(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [
         logging.StreamHandler(sys.stdout),
-        WatchedFileHandler(folder / "receiver.log"),
+        LogFile(folder / "receiver.log"),
     ]
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        logger.handlers = handlers
-        logger.propagate = False
+        handler.setFormatter(ScrubbedFormatter())
+    # All loggers: what a library says of an exception is said without its text too.
+    logging.basicConfig(handlers=handlers, level=logging.WARNING)
     logging.getLogger("webhook_receiver").setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # anybody can cause its warnings
+    logging.raiseExceptions = False  # no trace of each line that a full disk does not take
+    tell_of_threads(logging.getLogger("webhook_receiver"))

@@ -10,7 +10,8 @@ import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import uvicorn
 
@@ -26,15 +27,24 @@ AWS), for one that sends a POST while we close cannot know whether to send it ag
 
 FINISH_SECONDS = 8
 BACKLOG = 2048
-CONNECTIONS = 10_240
-"""At most; macOS allows a process no more descriptors."""
+DESCRIPTORS = 10_240
+"""At most; macOS allows a process no more."""
+
+FEWEST_DESCRIPTORS = 256
+RESERVED = 64
+"""Descriptors for Postgres, the logs, and what libraries open for a moment."""
 
 
 class ReceiverServer(uvicorn.Server):
     def __init__(self, settings: Settings, on_start: Callable[[], None]) -> None:
+        descriptors = _allowed_descriptors()
+        # asyncio takes in so many connections before any of them is looked at. Were it to run out
+        # of descriptors meanwhile, it would go on and log a line for each.
+        backlog = min(BACKLOG, descriptors // 4)
+        most = descriptors - backlog - RESERVED
         config = uvicorn.Config(
             create_app(settings),
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, most_connections=most),  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -42,7 +52,7 @@ class ReceiverServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
+            backlog=backlog,
             h11_max_incomplete_event_size=HEAD_BYTES,
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=FINISH_SECONDS,
@@ -84,8 +94,14 @@ def serve(settings: Settings) -> None:
     _allow_many_connections()
     with _listening(settings.receiver_host, settings.receiver_port) as listener:
         url = _url(listener)
-        server = ReceiverServer(settings, lambda: print(f"receiver listening on {url}", flush=True))
+        server = ReceiverServer(settings, partial(_tell, f"receiver listening on {url}"))
         server.run([listener])
+
+
+def _tell(line: str) -> None:
+    """On stdout; a full disk behind it is no reason not to serve."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -110,8 +126,21 @@ def _url(listener: socket.socket) -> str:
 
 
 def _allow_many_connections() -> None:
-    """A thousand slow clients must not use up the descriptors of a shell's default."""
+    """A thousand slow clients must not use up the descriptors of a shell's default.
+
+    Raises ConfigurationError where the hard limit is too low for any service.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < FEWEST_DESCRIPTORS:
+        raise ConfigurationError(
+            f"The receiver may open {wanted} files only. Allow it {FEWEST_DESCRIPTORS} or more "
+            "(ulimit -n)."
+        )
+
+
+def _allowed_descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DESCRIPTORS if soft == resource.RLIM_INFINITY else min(DESCRIPTORS, soft)

@@ -17,6 +17,7 @@ from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import Delivery
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.webhooks import COMPLIANCE_TOPICS, HANDLED, verified
+from webhook_receiver.seldom import Seldom
 
 PREFIX = "[Shopify Customer Webhook]"
 CACHED_SECRETS = 10_000
@@ -26,7 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class Unverified(Exception):
-    """No integration's secret signed this delivery; the answer is 401 whatever the reason."""
+    """No integration's secret signed this delivery; the answer is 401 whatever the reason.
+    `tried` are the integrations whose secrets did not."""
+
+    def __init__(self, tried: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.tried = tried
 
 
 class Unreadable(Exception):
@@ -50,27 +56,32 @@ class Inbox:
         cipher = Cipher(settings.required_encryption_keys())
         self._decrypted = lru_cache(CACHED_SECRETS)(cipher.decrypt)
         self._deployment = settings.webhook_secrets
+        self._faults = Seldom(log.error)
+        self._stores = Seldom(log.warning)
+        self._strangers = Seldom(log.warning)  # any number of names: they drown out no store
 
-    def take(self, conn: Conn, delivery: Delivery) -> None:
-        """Committed when this returns. Raises Unverified or Unreadable, having stored nothing."""
+    def take(self, conn: Conn, delivery: Delivery) -> bool:
+        """Committed when this returns; whether it is new to anybody. Raises Unverified or
+        Unreadable, having stored nothing."""
         signers = credentials.signers(conn, delivery.shop)
         heard = [s for s in signers if s.is_active or delivery.topic in COMPLIANCE_TOPICS]
         if not heard:
             verified(delivery, self._deployment or DECOY)
-            raise self._unverified(delivery, "it has no active integration")
+            raise _unverified(self._strangers, delivery, "it has no active integration")
         verdicts = [self._judge(delivery, signer) for signer in heard]
         signed = [v.integration_id for v in verdicts if v.signed]
         if not signed:
             raise self._refused(delivery, verdicts)
         status = "pending" if delivery.topic in HANDLED else "ignored"
-        inbox.store(conn, delivery, signed, status)
+        new = inbox.store(conn, delivery, signed, status)
         log.info("%s Received %s from %s", PREFIX, delivery.topic, delivery.shop)
+        return new > 0
 
     def _judge(self, delivery: Delivery, signer: Signer) -> Verdict:
         try:
             secrets = self._secrets(signer)
         except ConfigurationError as error:
-            log.error("%s %s: %s", PREFIX, delivery.shop, error)
+            self._faults.tell(f"{PREFIX} {delivery.shop}: {error}")
             return Verdict(
                 integration_id=signer.integration_id, own=True, signed=False, readable=False
             )
@@ -94,9 +105,13 @@ class Inbox:
         if not all(v.own for v in verdicts):
             set_ = "does not fit" if self._deployment else "is not set"
             tried.append(f"SHOPIFY_WEBHOOK_SECRET {set_}")
-        return self._unverified(delivery, " and ".join(tried))
+        known = [v.integration_id for v in verdicts]
+        return _unverified(self._stores, delivery, " and ".join(tried), known)
 
-    def _unverified(self, delivery: Delivery, why: str) -> Unverified:
-        """Only the reason and the shop, which is well-formed: headers are anybody's text."""
-        log.warning("%s Verification failed for %s: %s", PREFIX, delivery.shop, why)
-        return Unverified()
+
+def _unverified(
+    log_lines: Seldom, delivery: Delivery, why: str, tried: Sequence[str] = ()
+) -> Unverified:
+    """Only the reason and the shop, which is well-formed: headers are anybody's text."""
+    log_lines.tell(f"{PREFIX} Verification failed for {delivery.shop}: {why}")
+    return Unverified(tried)

@@ -6,6 +6,7 @@ with a body nobody reads any more. Here every connection that owes us bytes has 
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import orjson
@@ -16,25 +17,47 @@ HEAD_SECONDS = 5.0
 after its answer."""
 
 HEAD_BYTES = 16 * 1024
+"""More is refused where it does not come with the same 16 KiB."""
 
 
 class BoundedProtocol(H11Protocol):
+    """A connection above `most_connections` is answered 503, so that those which are served have
+    the descriptors they need."""
+
     _timer: asyncio.TimerHandle | None = None
+    _half_closed = False
+
+    def __init__(self, *, most_connections: int, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._most_connections = most_connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        if len(self.connections) > self._most_connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Send it again.")
+        else:
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        """In portions: h11 asks for the size of a head only where it did not come as a whole."""
+        for start in range(0, len(data), HEAD_BYTES):
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + HEAD_BYTES])
         self._watch()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether it stays open: a client may close its own side and wait for its answer."""
+        self._half_closed = True
+        return self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._half_closed:
+            self.transport.close()
         self._watch()
 
     def shutdown(self) -> None:
@@ -88,5 +111,7 @@ def _refusal(status: HTTPStatus, sentence: str) -> tuple[h11.Event, ...]:
         ("Content-Length", str(len(body))),
         ("Connection", "close"),
     ]
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append(("Retry-After", "5"))
     response = h11.Response(status_code=status, headers=headers, reason=status.phrase)
     return response, h11.Data(data=body), h11.EndOfMessage()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests as http
+from cryptography.fernet import Fernet
 
 from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn
@@ -133,6 +134,28 @@ def test_what_was_answered_200_is_there_after_it_is_killed(
     stored = {row[0] for row in conn.execute('SELECT "webhookId" FROM webhook_events')}
     assert len(answered) >= 90
     assert answered <= stored
+
+
+def test_a_fault_is_logged_with_its_place_and_without_its_text(
+    environ: dict[str, str], conn: Conn, tmp_path: Path
+) -> None:
+    """uvicorn logs the traceback of what no handler knows, and its text may quote a body."""
+    undecodable = Fernet(environ["SHOPSYNC_ENCRYPTION_KEY"]).encrypt(b"secret \xff").decode()
+    with running(environ, tmp_path) as (process, url):
+        it = receiver_at(url, conn, environ)
+        it.connect_store()
+        conn.execute('UPDATE integrations SET "clientSecret" = %s', [undecodable])
+        answer = it.deliver()
+        assert answer.status_code == 500
+        assert list(answer.json()) == ["error"]
+        process.terminate()
+        assert process.wait(5) == 0
+        assert process.stderr
+        assert process.stderr.read() == ""
+    log = (tmp_path / "home/logs/receiver.log").read_text()
+    assert "UnicodeDecodeError" in log
+    assert "credentials.py" in log
+    assert "invalid start byte" not in log
 
 
 def test_it_starts_without_its_database_and_answers_503(

@@ -21,6 +21,7 @@ from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
+from webhook_receiver.seldom import LINES
 from webhook_receiver.server import running_receiver
 
 SHOP = "acme.myshopify.com"
@@ -351,3 +352,16 @@ def test_the_log_names_topic_and_shop_and_nothing_of_the_body(
     assert f"[Shopify Customer Webhook] Received customers/create from {SHOP}" in caplog.text
     for secret in ("person@", SECRET, signature(b'{"email": "person@example.com"}')):
         assert secret not in caplog.text
+
+
+def test_a_flood_of_forged_deliveries_is_a_few_lines_of_log_and_hides_no_store(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every refused delivery was a line once: whoever sent many could fill the disk."""
+    receiver.connect_store()
+    for number in range(100):
+        assert receiver.deliver(shop_domain=f"s{number}.myshopify.com").status_code == 401
+        assert receiver.deliver(secret="forged").status_code == 401
+    told = [line for line in caplog.messages if "Verification failed" in line]
+    assert len(told) == LINES + 1
+    assert sum(f"failed for {SHOP}: " in line for line in told) == 1

@@ -11,24 +11,27 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
-import requests as http
 
 from shopsync_pipeline.db import roles, schema
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.db.server import ServerAddress, embedded_server
 from shopsync_pipeline_tests.integration.test_receiver import (
+    BODY,
     SHOP,
     WEBHOOKS,
     Receiver,
     environ_of,
     receiver_for,
+    signature,
 )
 from webhook_receiver.lines import LINES, Lines
 from webhook_receiver.verify import Unverified
@@ -41,8 +44,10 @@ WELL_AGAIN = 5.0
 class Server:
     """A Postgres of its own, that can be halted, stopped and started."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: str) -> None:
+        """`options` are settings of Postgres; where none is given, fast ones that are not safe."""
         self.directory = directory
+        self._options = options or FAST
         self._running = ExitStack()
         self.address = self.start()
         with psycopg.connect(self.address.url(), autocommit=True) as conn:
@@ -54,7 +59,7 @@ class Server:
         return f"postgresql://shopsync:owner@127.0.0.1:{self.address.port}/shopsync"
 
     def start(self) -> ServerAddress:
-        return self._running.enter_context(embedded_server(self.directory, options=FAST))
+        return self._running.enter_context(embedded_server(self.directory, options=self._options))
 
     def stop(self) -> None:
         self._running.close()
@@ -108,19 +113,61 @@ def receiver(server: Server, conn: Conn, tmp_path: Path) -> Iterator[Receiver]:
         yield it
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A delivery on a connection of its own, that waits for its answer."""
+
+    client: socket.socket
+    at: float
+
+
 def statuses(receiver: Receiver, count: int) -> set[int]:
     """Of so many deliveries at once, each of which is answered in time."""
-    with ThreadPoolExecutor(count) as threads:
-        answers = list(threads.map(lambda _: timely(receiver), range(count)))
-    assert all(answer.headers["Retry-After"] for answer in answers if answer.status_code == 503)
-    return {answer.status_code for answer in answers}
+    return answered(sent(receiver, count))
 
 
-def timely(receiver: Receiver) -> http.Response:
-    began = time.monotonic()
-    answer = receiver.deliver()
-    assert time.monotonic() - began < IN_TIME
-    return answer
+def sent(receiver: Receiver, count: int) -> list[Sent]:
+    address = address_of(receiver)
+    clients = [socket.create_connection(address) for _ in range(count)]
+    waiting = []
+    for client, request in [(client, delivery()) for client in clients]:
+        waiting.append(Sent(client, time.monotonic()))
+        client.sendall(request)
+    return waiting
+
+
+def answered(waiting: list[Sent]) -> set[int]:
+    """By one thread for all of them: what waits for its turn among many sees the answer late."""
+    answers: dict[Sent, bytes] = dict.fromkeys(waiting, b"")
+    with selectors.DefaultSelector() as selector:
+        for each in waiting:
+            selector.register(each.client, selectors.EVENT_READ, each)
+        while selector.get_map():
+            for key, _ in selector.select():
+                came = key.data.client.recv(4000)
+                answers[key.data] += came
+                if not came:
+                    assert time.monotonic() - key.data.at < IN_TIME
+                    selector.unregister(key.fileobj)
+                    key.data.client.close()
+    for answer in answers.values():
+        assert b" 503 " not in answer or b"\r\nretry-after: " in answer
+    return {int(answer.split()[1]) for answer in answers.values()}
+
+
+def delivery(body: bytes = BODY) -> bytes:
+    """A signed request, after whose answer the connection is closed."""
+    return (
+        f"POST {WEBHOOKS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"X-Shopify-Topic: customers/update\r\nX-Shopify-Shop-Domain: {SHOP}\r\n"
+        f"X-Shopify-Webhook-Id: {uuid.uuid4()}\r\nX-Shopify-Hmac-Sha256: {signature(body)}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def address_of(receiver: Receiver) -> tuple[str, int]:
+    host, port = receiver.url.removeprefix("http://").split(":")
+    return host, int(port)
 
 
 def is_well_again(receiver: Receiver) -> bool:
@@ -218,12 +265,12 @@ def test_a_row_that_somebody_holds_is_503_and_other_stores_are_served(
     receiver: Receiver, server: Server
 ) -> None:
     receiver.connect_store("other", "other.myshopify.com")
-    with ThreadPoolExecutor(4) as threads, connect(server.owner) as holder, holder.transaction():
+    with ThreadPoolExecutor(1) as thread, connect(server.owner) as holder, holder.transaction():
         holder.execute("SELECT 1 FROM integrations WHERE shop = %s FOR UPDATE", [SHOP])
-        waiting = [threads.submit(timely, receiver) for _ in range(4)]
+        waiting = thread.submit(answered, sent(receiver, 4))
         for _ in range(20):
             assert receiver.deliver(shop_domain="other.myshopify.com").status_code == 200
-        assert {future.result().status_code for future in waiting} == {503}
+        assert waiting.result() == {503}
     assert is_well_again(receiver)
 
 
@@ -257,12 +304,12 @@ SLOW = {
 
 
 def test_slow_clients_are_cut_off_and_hold_up_nobody(receiver: Receiver) -> None:
-    host, port = receiver.url.removeprefix("http://").split(":")
+    address = address_of(receiver)
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         began = time.monotonic()
         for kind, start in SLOW.items():
             for _ in range(50):
-                client = stack.enter_context(socket.create_connection((host, int(port))))
+                client = stack.enter_context(socket.create_connection(address))
                 client.sendall(start.encode())
                 selector.register(client, selectors.EVENT_READ, kind)
         slowest = 0.0
@@ -305,8 +352,8 @@ def drip(selector: selectors.BaseSelector, answers: dict[str, set[bytes]]) -> No
 
 
 def test_a_head_that_does_not_end_within_sixteen_kibibytes_is_refused(receiver: Receiver) -> None:
-    host, port = receiver.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=2) as client:
+    address = address_of(receiver)
+    with socket.create_connection(address, timeout=2) as client:
         client.sendall((HEAD + "X-Long: " + "x" * 17_000).encode())
         answer = client.recv(1000)
     assert answer.startswith(b"HTTP/1.1 400")
@@ -316,9 +363,9 @@ def test_a_head_that_does_not_end_within_sixteen_kibibytes_is_refused(receiver: 
 def test_a_client_that_hangs_up_leaves_no_trace(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host, port = receiver.url.removeprefix("http://").split(":")
+    address = address_of(receiver)
     for start in SLOW.values():
-        with socket.create_connection((host, int(port))) as client:
+        with socket.create_connection(address) as client:
             client.sendall(start.encode())
     assert receiver.deliver().status_code == 200
     assert "Exception" not in caplog.text
