@@ -11,6 +11,7 @@ from shopsync_pipeline.defs import (
     resources,
     schedules,
     sensors,
+    watching,
     webhooks,
 )
 
@@ -35,7 +36,13 @@ defs = Definitions(
         reconciliation.hourly_reconciliation,
         housekeeping.nightly_housekeeping,
     ],
-    sensors=[sensors.sync_request_sensor, webhooks.webhook_sensor],
+    sensors=[
+        sensors.sync_request_sensor,
+        webhooks.webhook_sensor,
+        watching.trouble_sensor,
+        watching.run_failures,
+    ],
+    asset_checks=[watching.webhooks_are_processed],
     resources={"shopsync": resources.ShopsyncResource()},
     executor=in_process_executor,  # one process a run; its threads serve the stores
 )

@@ -18,6 +18,7 @@ from shopsync_pipeline.errors import ConfigurationError
 
 SHOP = re.compile(r"[a-z0-9][a-z0-9-]*\.myshopify\.com")
 ORGANIZATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Settings:
     cron_secret: str | None = field(default=None, repr=False)
     api_token: str | None = field(default=None, repr=False)
     app_url: str | None = None
+    alert_webhook_url: str | None = field(default=None, repr=False)
     shopify_api_version: str = "2026-10"
     shopify_endpoint: str = "https://{shop}"
     orgs_per_run: int = 250
@@ -57,6 +59,7 @@ class Settings:
             cron_secret=values.get("CRON_SECRET") or None,
             api_token=values.get("SHOPSYNC_API_TOKEN") or None,
             app_url=_app_url(values.get("APP_URL") or values.get("NEXT_PUBLIC_APP_URL")),
+            alert_webhook_url=_alert_webhook_url(values.get("ALERT_WEBHOOK_URL")),
             shopify_api_version=values.get("SHOPIFY_API_VERSION") or cls.shopify_api_version,
             shopify_endpoint=_endpoint(values.get("SHOPIFY_ENDPOINT") or cls.shopify_endpoint),
             orgs_per_run=_positive(values, "ORGS_PER_RUN", cls.orgs_per_run),
@@ -156,12 +159,31 @@ def _app_url(text: str | None) -> str | None:
     return text.rstrip("/")
 
 
+def _alert_webhook_url(text: str | None) -> str | None:
+    """By https, or to this machine. Whoever has it can post, so it is not told."""
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")  # a label that is empty or too long has no address
+    except ValueError:
+        host = None
+    near = host in LOOPBACK and parts.scheme == "http"
+    if not host or not (near or parts.scheme == "https") or parts.username is not None:
+        raise ConfigurationError(
+            "ALERT_WEBHOOK_URL must begin with https:// and a host name, or with "
+            "http://127.0.0.1:PORT for a service on this machine."
+        )
+    return text
+
+
 def _endpoint(template: str) -> str:
     """Anything but Shopify's own hosts must be loopback: a token is sent there."""
     if template == Settings.shopify_endpoint:
         return template
     parts = urlsplit(template)
-    loopback = parts.hostname in {"127.0.0.1", "localhost", "::1"}
+    loopback = parts.hostname in LOOPBACK
     plain = parts.scheme == "http" and parts.username is None and "{shop}" in parts.path
     if not (loopback and plain):
         raise ConfigurationError(

@@ -4,9 +4,10 @@ Never does it call Shopify, and it knows neither Dagster nor pandas: it must ans
 down, and start in no time.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -20,9 +21,12 @@ from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import libpq_url
 from shopsync_pipeline.errors import DatabaseTrouble, SchemaMismatch
 from shopsync_pipeline.settings import Settings
-from webhook_receiver import sync_requests, webhooks
+from webhook_receiver import metrics, sync_requests, webhooks
 from webhook_receiver.lines import Lines
+from webhook_receiver.metrics import Metrics
 from webhook_receiver.openapi import DESCRIPTION
+from webhook_receiver.refusals import Refusals
+from webhook_receiver.seldom import Seldom
 from webhook_receiver.verify import Inbox
 
 log = logging.getLogger(__name__)
@@ -36,10 +40,16 @@ SENTENCES = {
 def create_app(settings: Settings) -> Starlette:
     """Makes no connection. Raises ConfigurationError for a setting that is missing."""
     lines = Lines(libpq_url(database_url(settings)))
+    refusals = Refusals(lines)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        writing = asyncio.create_task(refusals.keep_writing())
         yield
+        writing.cancel()
+        with suppress(asyncio.CancelledError):
+            await writing
+        await refusals.write()
         lines.close()
 
     app = Starlette(
@@ -56,6 +66,9 @@ def create_app(settings: Settings) -> Starlette:
     app.state.settings = settings
     app.state.lines = lines
     app.state.inbox = Inbox(settings)
+    app.state.refusals = refusals
+    app.state.metrics = Metrics(settings, lines)
+    app.state.trouble = Seldom(log.error)
     app.state.cipher = Cipher(settings.required_encryption_keys())
     return app
 
@@ -74,6 +87,7 @@ def _routes() -> list[Route]:
         Route("/api/cron/shopify-sync", sync_requests.file_cron, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
+        Route("/metrics", metrics.show, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
 
@@ -105,7 +119,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    log.error("%s %s: %s", request.method, request.url.path, error)
+    request.app.state.trouble.tell(f"{request.method} {request.url.path}: {error}")
     sentence = "The database cannot store this now. Send it again."
     return JSONResponse({"error": sentence}, 503, webhooks.RETRY)
 

@@ -189,6 +189,20 @@ PATHS: Json = {
             ["503"],
         )
     },
+    "/metrics": {
+        "get": _operation(
+            "Figures for Prometheus: of this process, and of the deployment while Postgres answers",
+            {
+                "200": {
+                    "description": "Prometheus's text format; organizations and shops only with "
+                    "the bearer.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }
+            },
+            ["401", "503"],
+            security=[{}, {"apiToken": []}],
+        )
+    },
     "/openapi.json": {
         "get": _operation(
             "This description",

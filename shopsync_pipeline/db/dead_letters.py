@@ -1,40 +1,13 @@
-"""What operators look at in the inbox: how much waits, what could not be processed, and back."""
+"""What could not be processed: for operators to look at, and put back."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from psycopg.rows import class_row
 
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.db.inbox import notify
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Backlog:
-    """What is not settled; `oldest` is how long the oldest waits that a store's trouble does not
-    hold back."""
-
-    waiting: int
-    oldest: timedelta | None
-    dead: int
-
-
-def backlog(conn: Conn) -> Backlog:
-    with conn.cursor(row_factory=class_row(Backlog)) as cursor:
-        found = cursor.execute(
-            """
-            SELECT count(*) FILTER (WHERE e."status" <> 'dead') AS waiting,
-                   count(*) FILTER (WHERE e."status" = 'dead') AS dead,
-                   max(date_trunc('second', clock_timestamp() - e."receivedAt")) FILTER (
-                     WHERE e."status" <> 'dead' AND e."reads" = 0 AND i."isActive"
-                       AND i."retryAt" IS NULL) AS oldest
-            FROM webhook_events e JOIN integrations i ON i."id" = e."integrationId"
-            WHERE e."status" IN ('pending', 'claimed', 'dead')
-            """
-        ).fetchone()
-    assert found is not None
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,13 +40,13 @@ CLAIMABLE = """
 """
 
 
-def store(conn: Conn, delivery: Delivery, integration_ids: Sequence[str], status: str) -> None:
-    """One row for each of these integrations, and a NOTIFY with the same commit.
+def store(conn: Conn, delivery: Delivery, integration_ids: Sequence[str], status: str) -> int:
+    """One row for each of these integrations, and a NOTIFY with the same commit; how many are new.
 
     A delivery that an integration has already is left as it is. `status` is `pending`, or
     `ignored` for a topic that nobody handles.
     """
-    conn.execute(
+    return conn.execute(
         """
         WITH stored AS (
           INSERT INTO webhook_events
@@ -59,7 +59,8 @@ def store(conn: Conn, delivery: Delivery, integration_ids: Sequence[str], status
           ON CONFLICT ON CONSTRAINT "integrationId_webhookId" DO NOTHING
           RETURNING "integrationId", "status"
         )
-        SELECT pg_notify(%(channel)s, "integrationId") FROM stored WHERE "status" = 'pending'
+        SELECT CASE WHEN "status" = 'pending' THEN pg_notify(%(channel)s, "integrationId") END
+        FROM stored
         """,
         {
             "webhook_id": delivery.webhook_id,
@@ -72,7 +73,7 @@ def store(conn: Conn, delivery: Delivery, integration_ids: Sequence[str], status
             "integrations": list(integration_ids),
             "channel": CHANNEL,
         },
-    )
+    ).rowcount
 
 
 def notify(conn: Conn, integration_id: str) -> None:
@@ -325,13 +326,14 @@ def give_up_missing(conn: Conn, integration_id: str, note: str) -> None:
 
 
 def look_again(conn: Conn, event_ids: Sequence[str], wait: timedelta) -> None:
-    """File for each of these settled events one row more that has its customer read again."""
+    """File for each of these settled events one row more that has its customer read again. Of a
+    merge only the body tells into whom."""
     conn.execute(
         """
         INSERT INTO webhook_events ("integrationId", "organizationId", "shop", "webhookId",
-                                    "topic", "customerId", "notBefore")
+                                    "topic", "customerId", "reads", "notBefore", "body")
         SELECT "integrationId", "organizationId", "shop", 'again:' || "id", "topic", "customerId",
-               clock_timestamp() + %s
+               1, clock_timestamp() + %s, CASE WHEN "topic" = 'customers/merge' THEN "body" END
         FROM webhook_events WHERE "id" = ANY(%s)
         ON CONFLICT ON CONSTRAINT "integrationId_webhookId" DO NOTHING
         """,

@@ -4,7 +4,7 @@
 `shopsync_dagster` owns the database `dagster`, with a limit of connections, so that a storm of
 runs cannot take those the sync needs, and no right to any table of ours.
 `shopsync_receiver` is what faces the internet: it adds events and requests, reads what verifies a
-delivery, and can read neither a token nor a customer.
+delivery and what `/metrics` tells, and can read neither a token nor a customer.
 """
 
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ RECEIVER_ROLE = "shopsync_receiver"
 # By table and right, the columns; what ON CONFLICT and RETURNING look at must be readable too.
 RECEIVER_MAY = {
     ("integrations", "SELECT"): (
-        "id organizationId shop isActive clientSecret webhookSecret lastSyncAt retryAt lastError"
+        "id organizationId shop isActive clientSecret webhookSecret lastSyncAt retryAt lastError "
+        "status createdAt reconciledAt realtimeSince subscribedAt"
     ),
-    ("webhook_events", "SELECT"): "integrationId webhookId status",
+    ("webhook_events", "SELECT"): "integrationId webhookId status receivedAt notBefore",
     ("webhook_events", "INSERT"): (
         "integrationId organizationId shop webhookId eventId topic apiVersion triggeredAt body "
         "status processedAt"
@@ -35,9 +36,22 @@ RECEIVER_MAY = {
     ),
     ("sync_requests", "INSERT"): "kind organizationId mode shop name credentials",
     ("sync_requests", "UPDATE"): "mode name credentials",
+    ("heartbeats", "SELECT"): "name since at",
+    ("reconciliations", "SELECT"): (
+        "id integrationId organizationId shop runId way startedAt finishedAt rowsRead missing "
+        "drifted revived deleted"
+    ),
+    ("refused_deliveries", "SELECT"): "integrationId since lastAt count",
+    ("refused_deliveries", "INSERT"): "integrationId count",
+    ("refused_deliveries", "UPDATE"): "since lastAt count",
     ("shopsync_schema_version", "SELECT"): "version_num",
 }
 DATABASE_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
+DATABASE_IS_SHUT = f"{DATABASE_EXISTS} AND NOT has_database_privilege('public', oid, 'CONNECT')"
+RECEIVER_WAS_LET_IN = """
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role
+                 AND has_any_column_privilege(oid, 'public.webhook_events', 'INSERT'))
+"""
 ROLE_EXISTS = "SELECT 1 FROM pg_roles WHERE rolname = %s"
 
 # For the passwords set next; Postgres 15 has no such setting, and keeps its 4096.
@@ -59,6 +73,7 @@ def analyst_steps() -> list[Step]:
     role = sql.Identifier(ANALYST_ROLE)
     return [
         _create_role(sql.SQL("CREATE ROLE {} NOLOGIN").format(role), ANALYST_ROLE),
+        _may_connect(ANALYST_ROLE),
         Step(statement=sql.SQL("GRANT USAGE ON SCHEMA analytics TO {}").format(role)),
         Step(
             statement=sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {}").format(role)
@@ -84,8 +99,7 @@ def dagster_steps(password: str) -> list[Step]:
             sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role), DATABASE_EXISTS
         ),
         _for_database(
-            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
-            f"{DATABASE_EXISTS} AND NOT has_database_privilege('public', oid, 'CONNECT')",
+            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database), DATABASE_IS_SHUT
         ),
     ]
 
@@ -96,9 +110,22 @@ def receiver_steps(password: str) -> list[Step]:
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
     return [
         _create_role(create, RECEIVER_ROLE),
+        _may_connect(RECEIVER_ROLE),
         Step(statement=sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role)),
-        *(_grant(right, columns, table) for (table, right), columns in RECEIVER_MAY.items()),
+        *receiver_grants(),
     ]
+
+
+def receiver_grants() -> list[Step]:
+    """The owner of the tables may make them, again too."""
+    return [_grant(right, columns, table) for (table, right), columns in RECEIVER_MAY.items()]
+
+
+def _may_connect(role: str) -> Step:
+    """To this database, which may be shut to everybody else."""
+    grant = "EXECUTE format('GRANT CONNECT ON DATABASE %I TO {}', current_database())"
+    block = sql.SQL(f"DO $$ BEGIN {grant}; END $$")
+    return Step(statement=block.format(sql.Identifier(role)))
 
 
 def _grant(right: str, columns: str, table: str) -> Step:
@@ -145,7 +172,7 @@ def apply(url: str, steps: list[Step]) -> list[str]:
 
 
 def create_owner(conn: Conn, *, name: str, password: str) -> None:
-    """The owner of our tables, no superuser, and a database of the same name."""
+    """The owner of our tables, no superuser, and a database of the same name, shut to others."""
     role = sql.Identifier(name)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
     steps = [
@@ -153,6 +180,11 @@ def create_owner(conn: Conn, *, name: str, password: str) -> None:
         Step(
             statement=sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role),
             done=DATABASE_EXISTS,
+            arguments=(name,),
+        ),
+        Step(
+            statement=sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role),
+            done=DATABASE_IS_SHUT,
             arguments=(name,),
         ),
     ]

@@ -16,11 +16,18 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from shopsync_pipeline.db import roles
 from shopsync_pipeline.db.engine import Conn, scrubbed, sqlalchemy_url
 from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
 
 VERSION_TABLE = "shopsync_schema_version"
-OURS = ("integrations", "customers", "webhook_events", "sync_requests")
+MADE_BY = {
+    "0001": ("integrations", "customers", "webhook_events", "sync_requests"),
+    "0002": ("data_requests",),
+    "0003": ("reconciliations",),
+    "0004": ("heartbeats", "alerts", "refused_deliveries", "unheard_changes"),
+}
+"""Our tables, by the revision that makes them."""
 
 
 def head() -> str:
@@ -33,6 +40,7 @@ def head() -> str:
 def upgrade(url: str) -> None:
     """Bring the database to `head()`; two callers at once do it one after the other.
 
+    The receiver's role, where it was let in before, gets the rights that this release needs.
     Raises ConfigurationError where our names are taken, SchemaMismatch where it is ahead.
     """
     engine: Engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
@@ -42,6 +50,15 @@ def upgrade(url: str) -> None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        _let_in_again(connection)
+
+
+def _let_in_again(connection: Connection) -> None:
+    """The owner of the tables may do that; another deployment's role stays outside."""
+    was_let_in = text(roles.RECEIVER_WAS_LET_IN)
+    if connection.execute(was_let_in, {"role": roles.RECEIVER_ROLE}).scalar():
+        for step in roles.receiver_grants():
+            connection.exec_driver_sql(step.statement.as_string(None))
 
 
 @contextmanager
@@ -75,13 +92,16 @@ def _ahead(found: str) -> SchemaMismatch:
 
 
 def _refuse_what_is_not_ours(connection: Connection) -> None:
+    """Of the tables that the revisions still to be run will make, none may be there."""
     exists = text("SELECT to_regclass(:name) IS NOT NULL")
+    at = ""
     if connection.execute(exists, {"name": f"public.{VERSION_TABLE}"}).scalar():
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
         if found is not None and not _knows(str(found)):
             raise _ahead(str(found))
-        return
-    taken = [n for n in OURS if connection.execute(exists, {"name": f"public.{n}"}).scalar()]
+        at = str(found or "")
+    pending = [name for revision, names in MADE_BY.items() if revision > at for name in names]
+    taken = [n for n in pending if connection.execute(exists, {"name": f"public.{n}"}).scalar()]
     if taken:
         raise ConfigurationError(
             f"The database already has tables named {', '.join(taken)} that Shopsync did not make. "

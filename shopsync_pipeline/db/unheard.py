@@ -77,18 +77,20 @@ class Hearing:
         return self.heard / max(1, self.heard + self.unheard)
 
 
-def hearing(conn: Conn, *, only_unheard: bool = False) -> list[Hearing]:
-    """Of every store in LATELY; or in LOOK_BACK, with what was heard only of those where a pull
-    found something, which reads no events where none did."""
-    those = "true"
-    if only_unheard:
+def hearing(conn: Conn, *, at_least: int = 0) -> list[Hearing]:
+    """Of every store in LATELY; or in LOOK_BACK, of those alone in which pulls found `at_least`
+    so many changes, which reads no events where there are none."""
+    those, kept = "true", "true"
+    if at_least:
         those = 'EXISTS (SELECT FROM unheard) AND "integrationId" IN (SELECT store FROM unheard)'
+        kept = "unheard.n IS NOT NULL"
     with conn.cursor(row_factory=class_row(Hearing)) as cursor:
         return cursor.execute(
             f"""
             WITH unheard AS MATERIALIZED (
               SELECT "integrationId" AS store, sum("changes")::bigint AS n FROM unheard_changes
               WHERE "foundAt" > clock_timestamp() - %(back)s::interval GROUP BY 1
+              HAVING sum("changes") >= %(least)s
             ), heard AS (
               SELECT "integrationId" AS store, count(*) AS n,
                 percentile_cont(0.5) WITHIN GROUP (ORDER BY lag) AS median, max(lag) AS slowest
@@ -106,9 +108,9 @@ def hearing(conn: Conn, *, only_unheard: bool = False) -> list[Hearing]:
               coalesce(heard.median, 0) AS median, coalesce(heard.slowest, 0) AS slowest
             FROM integrations i LEFT JOIN heard ON heard.store = i."id"
               LEFT JOIN unheard ON unheard.store = i."id"
-            WHERE i."isActive" AND i."realtimeSince" IS NOT NULL ORDER BY 2, 3
+            WHERE i."isActive" AND i."realtimeSince" IS NOT NULL AND {kept} ORDER BY 2, 3
             """,  # noqa: S608
-            {"back": LOOK_BACK if only_unheard else LATELY},
+            {"back": LOOK_BACK if at_least else LATELY, "least": at_least},
         ).fetchall()
 
 

@@ -20,7 +20,6 @@ from dagster import (
     AssetSpec,
     BackfillPolicy,
     Config,
-    Failure,
     MetadataValue,
     asset,
 )
@@ -29,7 +28,7 @@ from pydantic import Field
 from shopsync_pipeline.db import requests
 from shopsync_pipeline.db.engine import read, transact
 from shopsync_pipeline.defs import checks
-from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import MergeCounts
@@ -122,7 +121,7 @@ def customers(
         yield from read(engine.pool, lambda conn: list(checks.evaluate(conn)))
     yield AssetObservation("customers", metadata=cost.metadata())
     if errors:
-        raise Failure(_told(errors), allow_retries=False)
+        raise stores_failed(_told(errors))
 
 
 @dataclass

@@ -5,15 +5,14 @@ The asset's own step evaluates them, also when stores failed: that is when they 
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec, MetadataValue
 
 from shopsync_pipeline.db import customers as table
-from shopsync_pipeline.db import integrations
+from shopsync_pipeline.db import integrations, unheard
 from shopsync_pipeline.db.engine import Conn, clock
-
-LATE_AFTER = timedelta(hours=2)
+from shopsync_pipeline.db.unheard import Hearing
+from shopsync_pipeline.sync.watch import FEW_UNHEARD, SYNC_LATE, loses_webhooks
 
 COUNT_TOLERANCE = 1000
 """One customer in this many may differ: the count was asked before the window was read."""
@@ -35,6 +34,13 @@ SPECS = [
         asset="customers",
         description="Each store has as many customers here as Shopify last said it has.",
     ),
+    AssetCheckSpec(
+        "pulls_match_webhooks",
+        asset="customers",
+        description="Of the changes of the last day in stores with real-time sync, pulls were the "
+        "first to bring less than one in twenty: those that were older than five minutes and of "
+        "which no webhook had told.",
+    ),
 ]
 
 
@@ -44,7 +50,7 @@ def evaluate(conn: Conn) -> Iterator[AssetCheckResult]:
     yield AssetCheckResult(
         check_name="no_duplicate_customers", passed=twice == 0, metadata={"duplicate keys": twice}
     )
-    late, troubled = integrations.late(conn, clock(conn) - LATE_AFTER)
+    late, troubled = integrations.late(conn, clock(conn) - SYNC_LATE)
     yield AssetCheckResult(
         check_name="stores_are_fresh",
         passed=not late and not troubled,
@@ -58,6 +64,36 @@ def evaluate(conn: Conn) -> Iterator[AssetCheckResult]:
         passed=not differing,
         severity=AssetCheckSeverity.WARN,
         metadata={"stores": len(stores), "differing": listed(differing)},
+    )
+    yield _pulls_match_webhooks(conn)
+
+
+def _pulls_match_webhooks(conn: Conn) -> AssetCheckResult:
+    a_day = unheard.hearing(conn, at_least=FEW_UNHEARD)
+    deaf = [_lost(store) for store in a_day if loses_webhooks(store)]
+    stores = unheard.hearing(conn)
+    heard = sum(store.heard for store in stores)
+    missed = sum(store.unheard for store in stores)
+    return AssetCheckResult(
+        check_name="pulls_match_webhooks",
+        passed=not deaf,
+        severity=AssetCheckSeverity.WARN,
+        metadata={
+            "stores": len(stores),
+            "changes by webhook, last hour": heard,
+            "changes found by a pull, last hour": missed,
+            "share by webhook": round(heard / (heard + missed), 4) if heard + missed else 1.0,
+            "highest median lag of a store (s)": max((s.median for s in stores), default=0.0),
+            "highest lag (s)": max((s.slowest for s in stores), default=0.0),
+            "losing webhooks": listed(deaf),
+        },
+    )
+
+
+def _lost(store: Hearing) -> str:
+    return (
+        f"{store.organization_id}, {store.shop}: {store.unheard} changes came by a pull, "
+        f"{store.heard} by webhook, after {store.median:.1f} s in the median; see: shopsync doctor"
     )
 
 

@@ -17,7 +17,7 @@ from dagster import (
     schedule,
 )
 
-from shopsync_pipeline.db import dagster_tables, requests
+from shopsync_pipeline.db import alerts, dagster_tables, requests, unheard
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.webhooks import apply_webhooks
@@ -35,14 +35,15 @@ FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus
 @op(description="Deletes old runs and superseded events of Dagster, and old sync requests.")
 def tidy_up(context: OpExecutionContext, shopsync: ShopsyncResource) -> None:
     now = datetime.now(UTC)
-    with shopsync.connection() as conn:
-        answered = requests.expire(conn)
     url = Settings.from_env().dagster_postgres_url
     assert url is not None, "dagster.yaml cannot be read without it"
-    with connect(url) as conn:
-        runs = delete_old_runs(context.instance, conn, now - RUNS_KEPT)
+    with shopsync.connection() as conn, connect(url) as dagster:
+        answered = requests.expire(conn)
+        alerts.expire(conn)
+        unheard.expire(conn)
+        runs = delete_old_runs(context.instance, dagster, now - RUNS_KEPT)
         events = sum(
-            dagster_tables.delete_superseded(conn, now - REPORTS_KEPT, [apply_webhooks.name])
+            dagster_tables.delete_superseded(dagster, now - REPORTS_KEPT, [apply_webhooks.name])
         )
     context.add_output_metadata(
         {"runs deleted": runs, "superseded events deleted": events, "requests deleted": answered}
@@ -79,5 +80,9 @@ def housekeeping() -> None:
     default_status=DefaultScheduleStatus.RUNNING,
     description="Every night, runs older than 30 days and events that newer ones have replaced.",
 )
-def nightly_housekeeping(context: ScheduleEvaluationContext) -> RunRequest:
+def nightly_housekeeping(
+    context: ScheduleEvaluationContext, shopsync: ShopsyncResource
+) -> RunRequest:
+    with shopsync.tick("nightly_housekeeping"):
+        pass
     return RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")

@@ -13,7 +13,6 @@ from dagster import (
     BackfillPolicy,
     Config,
     DefaultScheduleStatus,
-    Failure,
     MetadataValue,
     RunRequest,
     ScheduleEvaluationContext,
@@ -27,7 +26,7 @@ from pydantic import Field
 from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import clock, transact
 from shopsync_pipeline.defs.jobs import LANE
-from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.models import MergeCounts
@@ -93,7 +92,7 @@ def webhook_subscriptions(
                 yield _materialization(outcome)
     if failed:
         yield from unsaid
-        raise Failure(_told(failed), allow_retries=False)
+        raise stores_failed(_told(failed))
 
 
 def _materialization(outcome: OrganizationSubscriptions) -> AssetMaterialization:
@@ -163,7 +162,7 @@ def hourly_subscription_check(
 ) -> list[RunRequest] | SkipReason:
     """A range may span organizations without real-time sync, which a check leaves alone."""
     settings = Settings.from_env()
-    with shopsync.connection() as conn:
+    with shopsync.tick("hourly_subscription_check") as conn:
         wanted = set(integrations.realtime_organizations(conn, clock(conn)))
     if not wanted:
         return SkipReason("No store that is well has real-time sync.")

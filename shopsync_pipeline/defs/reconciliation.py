@@ -18,7 +18,6 @@ from dagster import (
     BackfillPolicy,
     Config,
     DefaultScheduleStatus,
-    Failure,
     MetadataValue,
     RunRequest,
     ScheduleEvaluationContext,
@@ -36,7 +35,7 @@ from shopsync_pipeline.db.reconciliations import FINDINGS, Reconciliation
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.checks import listed
 from shopsync_pipeline.defs.jobs import LANE
-from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.settings import Settings
@@ -47,9 +46,7 @@ from shopsync_pipeline.sync.reconcile import (
     StoreReconciliation,
     reconcile_organizations,
 )
-
-ONE_IN = 1000
-"""More than one row in this many that was not as in the store is no chance."""
+from shopsync_pipeline.sync.watch import has_drifted
 
 MOST_IDS_TOLD = 100
 """Ids of customers in one materialization; the others are found by their run."""
@@ -104,7 +101,7 @@ def customer_reconciliation(
                 )
         yield read(engine.pool, _drift_is_rare)
     if errors:
-        raise Failure(_told(errors), allow_retries=False)
+        raise stores_failed(_told(errors))
 
 
 def _lineage_of(
@@ -165,7 +162,7 @@ def _record(store: StoreReconciliation) -> TableRecord:
 
 def _drift_is_rare(conn: Conn) -> AssetCheckResult:
     stores = reconciliations.latest(conn)
-    drifting = [_line(store) for store in stores if store.wrong * ONE_IN > store.rows_read]
+    drifting = [_line(store) for store in stores if has_drifted(store)]
     return AssetCheckResult(
         check_name="drift_is_rare",
         passed=not drifting,
@@ -223,7 +220,7 @@ def hourly_reconciliation(
     context: ScheduleEvaluationContext, shopsync: ShopsyncResource
 ) -> list[RunRequest] | SkipReason:
     """A range spans no organization whose turn it is not: a failed run would show it as failed."""
-    with shopsync.connection() as conn:
+    with shopsync.tick("hourly_reconciliation") as conn:
         due = set(reconciliations.due_organizations(conn, clock(conn)))
     if not due:
         return SkipReason("It is no store's turn.")

@@ -34,7 +34,7 @@ RANGE_END = "dagster/asset_partition_range_end"
 def hourly_customer_sync(
     context: ScheduleEvaluationContext, shopsync: ShopsyncResource
 ) -> list[RunRequest] | SkipReason:
-    with shopsync.connection() as conn:
+    with shopsync.tick("hourly_customer_sync") as conn:
         due, skipped = integrations.due_organizations(conn, clock(conn))
     runs = runs_for_due(
         known_organizations(context.instance),

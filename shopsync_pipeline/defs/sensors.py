@@ -38,7 +38,7 @@ def sync_request_sensor(
 ) -> SensorResult:
     known = known_organizations(context.instance)
     registered = set(known)
-    with shopsync.connection() as conn:
+    with shopsync.tick("sync_request_sensor") as conn:
         open_requests = requests.unfinished(conn)
         new = [key for key in _organizations(conn, open_requests) if key not in registered]
         keys = [*known, *new]

@@ -1,19 +1,19 @@
 """Is this deployment well? Each finding says what was looked at, and a trouble its remedy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shopsync_pipeline.db import credentials, dead_letters, integrations
-from shopsync_pipeline.db.engine import read, refuse_transaction_pooler
+from shopsync_pipeline.db import credentials, integrations, reconciliations, rotation, watch
+from shopsync_pipeline.db.alerts import Trouble
+from shopsync_pipeline.db.engine import Conn, read, refuse_transaction_pooler
+from shopsync_pipeline.db.watch import Refused, Tick
 from shopsync_pipeline.errors import ShopsyncError
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.organizations import Engine, open_engine, open_store
-
-LATE = timedelta(minutes=10)
-"""Of an event that may be claimed: a drain is there within seconds."""
+from shopsync_pipeline.sync.watch import SILENT_AFTER, is_silent, span, troubles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,21 +28,75 @@ def examine(settings: Settings) -> list[Finding]:
     try:
         refuse_transaction_pooler(settings.required_database_url())
         with open_engine(settings) as engine:
-            database = Finding(what="database", well=True, told="reachable, direct, migrated")
-            return [database, _inbox(engine), *_unsigned(engine), *_stores(engine)]
+            return list(_findings(engine))
     except ShopsyncError as error:
         return [Finding(what="database", well=False, told=str(error))]
 
 
-def _inbox(engine: Engine) -> Finding:
-    backlog = read(engine.pool, dead_letters.backlog)
-    told = f"{backlog.waiting} events wait" if backlog.waiting else "nothing waits"
-    if backlog.dead:
-        told += f"; {backlog.dead} dead letters: shopsync webhooks dead"
-    late = backlog.oldest is not None and backlog.oldest > LATE
+def _findings(engine: Engine) -> Iterator[Finding]:
+    yield Finding(what="database", well=True, told="reachable, direct, migrated")
+    found = read(engine.pool, troubles)
+    yield from read(engine.pool, lambda conn: [_keys(conn, engine), _inbox(conn, found)])
+    yield from read(engine.pool, _ticks)
+    yield read(engine.pool, lambda conn: _drift(conn, found))
+    yield from _unsigned(engine)
+    yield from map(_refused, read(engine.pool, watch.refused))
+    yield from _stores(engine, found)
+
+
+def _keys(conn: Conn, engine: Engine) -> Finding:
+    left = rotation.under_old_keys(conn, engine.cipher)
+    if not left:
+        return Finding(what="keys", well=True, told="what is stored is under the first key")
+    told = f"{left} stored secrets need another key than the first of SHOPSYNC_ENCRYPTION_KEY: "
+    told += (
+        "shopsync rotate-keys"
+        if len(engine.settings.encryption_keys) > 1
+        else "add the key that encrypted them behind it, or connect their stores again"
+    )
+    return Finding(what="keys", well=False, told=told)
+
+
+def _inbox(conn: Conn, found: Sequence[Trouble]) -> Finding:
+    inbox = watch.inbox(conn)
+    told = f"{inbox.open} events wait" if inbox.open else "nothing waits"
+    if oldest := inbox.oldest(held_back=False):
+        told += f", the oldest for {span(oldest)}"
+    if held := inbox.oldest(held_back=True):
+        told += f"; one of a store in trouble is {span(held)} old"
+    late = [each for each in found if each.kind == "inbox_late"]
+    if dead := inbox.events["dead"]:
+        told += f"; {dead} dead letters: shopsync webhooks dead"
     if late:
-        told += f"; the oldest for {backlog.oldest}: is the daemon running? shopsync up"
-    return Finding(what="inbox", well=not backlog.dead and not late, told=told)
+        told += ": is the daemon running, and webhook_sensor on? shopsync up"
+    return Finding(what="inbox", well=not dead and not late, told=told)
+
+
+def _ticks(conn: Conn) -> list[Finding]:
+    """Of each sensor and schedule; `cli` asks Dagster itself besides."""
+    return [
+        Finding(what=tick.name, well=not is_silent(tick), told=_ticked(tick))
+        for tick in watch.ticks(conn)
+        if tick.name in SILENT_AFTER
+    ]
+
+
+def _ticked(tick: Tick) -> str:
+    told = f"ticked {span(tick.age)} ago" if tick.ever else "has not ticked yet"
+    if is_silent(tick):
+        told += ": is the daemon running, or was it stopped in the UI? shopsync up"
+    return told
+
+
+def _drift(conn: Conn, found: Sequence[Trouble]) -> Finding:
+    drifting = [each for each in found if each.kind == "drift"]
+    if drifting:
+        told = " ".join(f"{each.told} {each.remedy}" for each in drifting)
+        return Finding(what="drift", well=False, told=told)
+    latest = reconciliations.latest(conn)
+    wrong, rows = sum(each.wrong for each in latest), sum(each.rows_read for each in latest)
+    told = f"{wrong} of {rows} customers were not as in their store, at the last reconciles"
+    return Finding(what="drift", well=True, told=told if latest else "no reconcile has ended yet")
 
 
 def _unsigned(engine: Engine) -> Iterator[Finding]:
@@ -54,17 +108,53 @@ def _unsigned(engine: Engine) -> Iterator[Finding]:
         yield Finding(what=f"{organization}, {shop}", well=False, told=told)
 
 
-def _stores(engine: Engine) -> Iterator[Finding]:
+def _refused(refused: Refused) -> Finding:
+    """Anybody can send forged ones, so they are a trouble only where no others came."""
+    told = (
+        f"{refused.count} deliveries failed verification since {refused.since:%Y-%m-%d %H:%M}, the "
+        f"last at {refused.last:%Y-%m-%d %H:%M}"
+    )
+    told += (
+        "; others were verified, so these may be forged"
+        if refused.heard
+        else ": is its secret (clientSecret, webhookSecret or SHOPIFY_WEBHOOK_SECRET) the app's? "
+        "shopsync connect"
+    )
+    what = f"{refused.organization_id}, {refused.shop}"
+    return Finding(what=what, well=refused.heard, told=told)
+
+
+OF_A_STORE = (
+    "store_in_trouble",
+    "store_late",
+    "reconcile_late",
+    "webhooks_lost",
+    "subscriptions_late",
+)
+
+
+def _stores(engine: Engine, found: Sequence[Trouble]) -> Iterator[Finding]:
     stores = [s for s in read(engine.pool, integrations.everything) if s.is_active]
     if not stores:
         yield Finding(
             what="stores", well=False, told="none is connected; connect one: shopsync connect"
         )
+    states = read(engine.pool, watch.stores)
+    ages = {state.id: state.synced for state in states}
+    errors = {(state.organization_id, state.shop): state.last_error for state in states}
     for store in stores:
-        yield _probed(engine, store)
+        yield _probed(engine, store, ages)
+    for each in found:
+        if each.kind in OF_A_STORE:
+            what = f"{each.organization_id}, {each.shop}"
+            told = f"{each.told} {each.remedy}"
+            error = errors.get((str(each.organization_id), str(each.shop)))
+            if error and each.kind in ("store_in_trouble", "store_late"):
+                told += f" Its last error: {error}"
+            yield Finding(what=what, well=False, told=told)
 
 
-def _probed(engine: Engine, integration: Integration) -> Finding:
+def _probed(engine: Engine, integration: Integration, ages: Mapping[str, timedelta]) -> Finding:
     what = f"{integration.organization_id}, {integration.shop}"
     try:
         with open_store(engine, integration) as store:
@@ -72,4 +162,7 @@ def _probed(engine: Engine, integration: Integration) -> Finding:
     except ShopsyncError as error:
         return Finding(what=what, well=False, told=str(error))
     count = reply.answer.data["customersCount"]["count"]
-    return Finding(what=what, well=True, told=f"answers, {count} customers")
+    synced = "never synced"
+    if integration.last_sync_at and integration.id in ages:
+        synced = f"synced {span(ages[integration.id])} ago"
+    return Finding(what=what, well=True, told=f"answers, {count} customers, {synced}")

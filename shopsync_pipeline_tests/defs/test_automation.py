@@ -113,7 +113,7 @@ def test_stores_in_trouble_are_left_out_as_long_as_they_are_put_off(
     with world.engine.pool.connection() as conn:
         conn.execute(
             """UPDATE integrations SET "lastSyncAt" = "lastSyncAt" - interval '1 hour',
-               "retryAt" = "retryAt" - interval '1 hour'"""
+               "retryAt" = "retryAt" - interval '2 hours'"""
         )
     assert spans(scheduled(instance)) == [("cat", "eel")]
 

@@ -207,6 +207,7 @@ def test_the_checks_pass_on_a_synced_table_and_name_what_differs(
         "no_duplicate_customers": True,
         "stores_are_fresh": True,
         "counts_match_shopify": True,
+        "pulls_match_webhooks": True,
     }
     with world.engine.pool.connection() as conn:
         conn.execute("""DELETE FROM customers WHERE "organizationId" = 'bee'""")

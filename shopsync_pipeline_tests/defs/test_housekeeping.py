@@ -22,6 +22,7 @@ from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.checks import SPECS
 from shopsync_pipeline.defs.housekeeping import nightly_housekeeping
 from shopsync_pipeline.defs.partitions import organizations
+from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import RANGE_END, RANGE_START
 from shopsync_pipeline_tests.world import World
 
@@ -236,6 +237,6 @@ def test_every_night_has_one_run(instance: DagsterInstance) -> None:
     context = build_schedule_context(
         instance=instance, scheduled_execution_time=datetime(2026, 11, 24, 3, 17, tzinfo=UTC)
     )
-    request = nightly_housekeeping(context)
+    request = nightly_housekeeping(context, shopsync=ShopsyncResource())
     assert isinstance(request, RunRequest)
     assert request.run_key == "2026-11-24"

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,26 +11,36 @@ from dagster import (
     AssetKey,
     AssetRecordsFilter,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     SensorResult,
     build_sensor_context,
+    job,
+    op,
 )
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
 
-from shopsync_pipeline.db.engine import Conn, connect
-from shopsync_pipeline.db.locks import DrainSession, LiveDrain
+from shopsync_pipeline.db import locks
+from shopsync_pipeline.db.engine import Conn, connect, read
+from shopsync_pipeline.db.locks import DrainSession, LiveDrain, live_runs, presence
+from shopsync_pipeline.db.server import ServerAddress
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.webhooks import (
+    ENDING,
     StartedRun,
     apply_webhooks,
+    fail_lost,
     successor_wanted,
     watch,
     webhook_sensor,
     without_session,
 )
-from shopsync_pipeline_tests.world import World
+from shopsync_pipeline_tests.acceptance.deployment import wait_for
+from shopsync_pipeline_tests.acceptance.test_cli import refused, shopsync
+from shopsync_pipeline_tests.world import World, free_port
 
 SHOP = "a.myshopify.com"
 MOST = 900.0
@@ -82,9 +93,9 @@ def run(run_id: str, status: str = "STARTED", age: float = 100) -> StartedRun:
         ([live()], [run("a")], True, False),
         ([], [run("a", "QUEUED", 500)], True, False),
         ([], [run("a", "STARTING", 10)], True, False),
-        ([], [run("a", "STARTED", 10)], True, False),
+        ([], [run("a", "STARTED", 9)], True, False),
         ([], [run("a", "STARTING", 31)], True, True),
-        ([], [run("dead", "STARTED", 31)], True, True),
+        ([], [run("dead", "STARTED", 11)], True, True),
         ([live(age=881)], [run("a")], False, True),
         ([live(age=879)], [run("a")], True, False),
         ([live(age=890), live("b", holds_lock=False, age=5)], [run("a"), run("b")], True, False),
@@ -134,6 +145,21 @@ def test_the_sensor_hears_an_event_within_its_evaluation(
     timer.join()
 
 
+def test_the_sensor_stops_listening_when_its_code_server_is_told_to_end(
+    store: Any, watched: Any
+) -> None:
+    """Ctrl-C of a deployment had taken 18 s."""
+    began = time.monotonic()
+    timer = threading.Timer(0.3, ENDING.set)
+    timer.start()
+    try:
+        assert watched(seconds=20) == (False, {})
+        assert time.monotonic() - began < 10
+    finally:
+        timer.join()
+        ENDING.clear()
+
+
 def test_a_started_run_without_a_session_is_cancelled_at_the_second_look(
     world: World, instance: DagsterInstance, store: Any, watched: Any
 ) -> None:
@@ -152,6 +178,95 @@ def test_a_started_run_without_a_session_is_cancelled_at_the_second_look(
         dead.run_id: DagsterRunStatus.CANCELED,
         living.run_id: DagsterRunStatus.STARTED,
     }
+
+
+def test_a_started_pull_without_a_connection_fails_at_the_second_look_and_frees_its_slot(
+    world: World, instance: DagsterInstance, store: Any, conn: Conn
+) -> None:
+    """It died while Postgres was away: Dagster said STARTED for two hours, with its slot taken."""
+    dead, living = (started_pull(instance, "ours") for _ in range(2))
+    with presence(world.environ["DATABASE_URL"], living.run_id):
+        assert seen_live(conn) == {living.run_id}
+        suspects = fail_lost(conn, instance, {}, location="ours")
+        assert list(suspects) == [dead.run_id]
+        long_ago = {dead.run_id: suspects[dead.run_id] - 61}
+        assert fail_lost(conn, instance, long_ago, location="ours") == {}
+    statuses = {r.run_id: r.status for r in instance.get_runs()}
+    assert statuses == {
+        dead.run_id: DagsterRunStatus.FAILURE,
+        living.run_id: DagsterRunStatus.STARTED,
+    }
+
+
+def test_a_run_of_another_code_location_of_the_same_dagster_is_nobody_to_fail(
+    instance: DagsterInstance, conn: Conn
+) -> None:
+    """It has no session in our Postgres, and was failed after a minute."""
+    foreign = started_pull(instance, "theirs")
+    assert fail_lost(conn, instance, {foreign.run_id: 0.0}, location="ours") == {}
+    (run_,) = instance.get_runs()
+    assert run_.status == DagsterRunStatus.STARTED
+
+
+def started_pull(instance: DagsterInstance, location: str) -> DagsterRun:
+    pull = defs.resolve_job_def("sync_customers")
+    where = GrpcServerCodeLocationOrigin(host="localhost", port=4000, location_name=location)
+    repository = RemoteRepositoryOrigin(where, "__repository__")
+    return instance.create_run_for_job(
+        pull,
+        status=DagsterRunStatus.STARTED,
+        remote_job_origin=repository.get_job_origin(pull.name),
+    )
+
+
+def seen_live(conn: Conn) -> set[str]:
+    """As soon as there is any: the session of a run is opened by a thread."""
+    return wait_for(lambda: live_runs(conn), 10, "the session of a run")
+
+
+def test_a_run_whose_session_was_cut_while_it_waits_for_shopify_is_seen_again(
+    world: World, server: ServerAddress, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pool stayed without connections until it was used again, and it was failed alive."""
+    monkeypatch.setattr(locks, "PRESENCE_SECONDS", 0.2)
+    with presence(world.environ["DATABASE_URL"], "waits"):
+        assert seen_live(conn) == {"waits"}
+        with connect(server.url()) as superuser:
+            superuser.execute(
+                """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                   WHERE application_name = 'shopsync run waits'"""
+            )
+        assert seen_live(conn) == {"waits"}
+    wait_for(lambda: not live_runs(conn), 10, "the end of its session")
+
+
+def test_keys_are_not_made_new_while_a_run_lives_that_knows_the_old_ones_only(
+    world: World, conn: Conn
+) -> None:
+    """It may outlive an `up` that was killed, whose ports are free."""
+    ports = {"RECEIVER_PORT": str(free_port()), "DAGSTER_WEBSERVER_PORT": str(free_port())}
+    with DrainSession(world.environ["DATABASE_URL"], "outlives"):
+        refused(shopsync(world, "rotate-keys", "--new", **ports), "at work (outlives)")
+
+
+def test_what_a_run_opens_has_its_name_and_what_a_tick_opens_has_none(
+    world: World, instance: DagsterInstance, conn: Conn
+) -> None:
+    @op
+    def look(shopsync: ShopsyncResource) -> list[str]:
+        with shopsync.engine() as engine:
+            by_engine = wait_for(lambda: read(engine.pool, live_runs), 10, "its session")
+        with shopsync.connection() as own:
+            return [*by_engine, *seen_live(own)]
+
+    @job(resource_defs={"shopsync": ShopsyncResource()})
+    def looking() -> None:
+        look()
+
+    ended = looking.execute_in_process(instance=instance)
+    assert ended.output_for_node("look") == [ended.run_id] * 2
+    with ShopsyncResource().connection() as unnamed:
+        assert live_runs(unnamed) == set()
 
 
 def test_a_drain_tells_of_the_inbox_and_of_each_organization_it_wrote(

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import requests as http
 
-from shopsync_pipeline.db import integrations, roles
+from shopsync_pipeline.db import integrations, roles, watch
 from shopsync_pipeline.db import requests as sync_requests
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.db.server import ServerAddress
@@ -190,6 +190,7 @@ def test_alive_ready_and_described(receiver: Receiver) -> None:
     assert receiver.ask("GET", "/healthz", None).json() == {"status": "alive"}
     assert receiver.ask("GET", "/readyz", None).json() == {"status": "ready"}
     assert receiver.ask("GET", "/openapi.json", None).json() == DESCRIPTION
+    assert receiver.ask("GET", "/metrics", None).status_code == 200
     receiver.conn.execute("UPDATE shopsync_schema_version SET version_num = '0001'")
     behind = receiver.ask("GET", "/readyz", None)
     assert behind.status_code == 503
@@ -198,7 +199,7 @@ def test_alive_ready_and_described(receiver: Receiver) -> None:
 
 
 def test_paths_that_are_none_are_404_and_never_a_redirect(receiver: Receiver) -> None:
-    for path in ("/", WEBHOOKS + "/", "/metrics", "/%00"):
+    for path in ("/", WEBHOOKS + "/", "/metric", "/%00"):
         answer = receiver.ask("POST", path, allow_redirects=False)
         assert (answer.status_code, "error" in answer.json()) == (404, True)
 
@@ -263,7 +264,10 @@ def test_the_receivers_role_serves_every_route_and_reads_no_token(
             assert it.ask("GET", "/api/cron/shopify-sync", CRON).status_code == 202
         assert it.ask("GET", filed.json()["statusUrl"]).status_code == 200
         assert it.ask("GET", "/readyz").status_code == 200
+        assert "shopsync_database_up 1.0" in it.ask("GET", "/metrics").text
+        assert it.deliver(secret="forged").status_code == 401
         assert len(it.rows()) == 4
+    assert [each.count for each in watch.refused(conn)] == [1]
     refused_to_the_role(narrow)
 
 

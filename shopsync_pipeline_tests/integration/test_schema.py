@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from alembic import command
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
-from shopsync_pipeline.db import integrations, roles, schema
-from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.db import integrations, roles, schema, watch
+from shopsync_pipeline.db.engine import Conn, connect, sqlalchemy_url
 from shopsync_pipeline.db.server import ServerAddress
 from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
 from shopsync_pipeline_tests.conftest import OWNER, owner_url
@@ -50,6 +53,70 @@ def test_tables_of_somebody_else_are_not_touched(empty: str) -> None:
             schema.upgrade(empty)
         left = conn.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
     assert left == (1,)
+
+
+def at_revision(url: str, revision: str) -> None:
+    """Bring an empty database there, as an earlier release did."""
+    engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
+    with engine.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def test_an_upgrade_names_a_table_of_somebody_else_that_only_a_later_release_has(
+    empty: str,
+) -> None:
+    at_revision(empty, "0003")
+    with connect(empty) as conn:
+        conn.execute("CREATE TABLE alerts (id int)")
+        with pytest.raises(ConfigurationError, match="named alerts that Shopsync did not make"):
+            schema.upgrade(empty)
+        conn.execute("DROP TABLE alerts")
+        schema.upgrade(empty)
+
+
+def test_each_table_has_the_revision_that_makes_it(conn: Conn) -> None:
+    rows = conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    made = [name for names in schema.MADE_BY.values() for name in names]
+    assert sorted(made) == sorted({row[0] for row in rows} - {schema.VERSION_TABLE})
+
+
+def test_after_the_upgrade_no_real_time_store_is_late_with_its_subscriptions(empty: str) -> None:
+    at_revision(empty, "0003")
+    with connect(empty) as conn:
+        integrations.connect(conn, organization_id="o", shop="a.myshopify.com", name="A", shop_id=1)
+        conn.execute("""UPDATE integrations SET "realtimeSince" = now() - interval '30 days'""")
+        schema.upgrade(empty)
+        (store,) = watch.stores(conn)
+        assert store.subscribed is not None
+        assert store.subscribed.total_seconds() < 60
+
+
+def test_an_upgrade_gives_a_receiver_that_was_let_in_its_new_rights(
+    empty: str, server: ServerAddress
+) -> None:
+    at_revision(empty, "0003")
+    mine = "SELECT has_column_privilege(%s, 'public.heartbeats', 'at', 'SELECT')"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        if admin.execute(roles.ROLE_EXISTS, [roles.RECEIVER_ROLE]).fetchone() is None:
+            admin.execute(f"CREATE ROLE {roles.RECEIVER_ROLE} LOGIN PASSWORD 'pw'")
+    with connect(empty) as conn:
+        conn.execute(f'GRANT INSERT ("body") ON webhook_events TO {roles.RECEIVER_ROLE}')
+        schema.upgrade(empty)
+        assert conn.execute(mine, [roles.RECEIVER_ROLE]).fetchone() == (True,)
+
+
+def test_an_upgrade_lets_no_receiver_in_that_was_not(empty: str, server: ServerAddress) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        if admin.execute(roles.ROLE_EXISTS, [roles.RECEIVER_ROLE]).fetchone() is None:
+            admin.execute(f"CREATE ROLE {roles.RECEIVER_ROLE} LOGIN PASSWORD 'pw'")
+    schema.upgrade(empty)
+    with connect(empty) as conn:
+        assert conn.execute(
+            "SELECT has_column_privilege(%s, 'public.heartbeats', 'at', 'SELECT')",
+            [roles.RECEIVER_ROLE],
+        ).fetchone() == (False,)
 
 
 def test_the_guides_sql_runs_as_it_stands(conn: Conn) -> None:

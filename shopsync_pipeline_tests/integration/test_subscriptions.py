@@ -151,6 +151,9 @@ def test_what_shopify_dropped_is_made_again_and_the_gap_is_pulled_once(
     assert "Webhooks of acme.myshopify.com were missing" in told.text
     settle(world, "check", "acme")
     assert filed(world) == [request]
+    with world.engine.pool.connection() as conn:
+        alerts = conn.execute("""SELECT "kind", "organizationId" FROM alerts""").fetchall()
+    assert alerts == [("subscriptions_lost", "acme")]
 
 
 def test_what_was_changed_by_another_hand_is_put_right_and_nothing_is_pulled(

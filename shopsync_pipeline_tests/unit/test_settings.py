@@ -21,6 +21,18 @@ HOSTILE_SHOPS = [
     "a.myshopify.com:443",
     "a.myshopify.com\n.evil.com",
     "а.myshopify.com",  # a Cyrillic letter
+    "ａ.myshopify.com",  # a full-width one
+    "a。myshopify。com",  # IDNA takes these for dots
+    "a.myshopify.com.",
+    "a%2emyshopify.com",
+    "a.myshopify.com%00.evil.com",
+    "a.myshopify.com\\@evil.com",
+    "a.myshopify.com#",
+    "a.myshopify.com?x",
+    "evil.com#.myshopify.com",
+    "[::1].myshopify.com",
+    "a.myshopify.com\r\nHost: evil.com",
+    "user:a.myshopify.com",
 ]
 
 
@@ -54,6 +66,28 @@ def test_an_organization_id_must_be_fit_for_a_partition_key(text: str) -> None:
 def test_a_token_is_sent_nowhere_but_to_shopify_or_this_machine(endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match="SHOPIFY_ENDPOINT"):
         Settings.from_env({"SHOPIFY_ENDPOINT": endpoint})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.com/T0/secret",
+        "ftp://127.0.0.1/secret",
+        "https:///secret",
+        "https://user:pw@hooks.example.com/secret",
+        "https://hooks.example.com:port/secret",
+        "https://hooks..example.com/secret",
+        f"https://{'a' * 64}.example.com/secret",
+        "secret",
+    ],
+)
+def test_alerts_go_by_https_or_to_this_machine_and_the_address_is_not_told(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="ALERT_WEBHOOK_URL") as refused:
+        Settings.from_env({"ALERT_WEBHOOK_URL": url})
+    assert "secret" not in str(refused.value)
+    given = Settings.from_env({"ALERT_WEBHOOK_URL": "https://hooks.example.com/T0/secret"})
+    assert given.alert_webhook_url == "https://hooks.example.com/T0/secret"
+    assert "secret" not in repr(given)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])
@@ -97,6 +131,28 @@ def test_one_database_url_serves_every_driver(scheme: str) -> None:
     assert sqlalchemy_url(url) == f"postgresql+psycopg{rest}"
     assert dagster_url(url) == f"postgresql+psycopg2{rest}&options=-c%20timezone%3DUTC"
     assert dagster_url(dagster_url(url)) == dagster_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h",
+        "postgresql://u@h:/d",
+        "postgresql://u:p@[::1]:5432/d",
+        "postgresql://u:p%40%2F@one:1,two:2,three/d?target_session_attrs=read-write",
+    ],
+)
+def test_every_form_of_url_that_libpq_knows_is_taken(url: str) -> None:
+    assert libpq_url(url) == url
+
+
+@pytest.mark.parametrize("password", ["hun@ter2", "hun/ter2", "hun:@ter2", "hun#ter2", "hun?@er2"])
+def test_a_password_that_is_not_encoded_is_refused_and_no_part_of_it_told(password: str) -> None:
+    """libpq takes what is behind it for a host or a port, and says so in its error."""
+    with pytest.raises(ConfigurationError, match="percent-encoded") as refused:
+        libpq_url(f"postgresql://u:{password}@h/d")
+    assert "hun" not in str(refused.value)
+    assert "er2" not in str(refused.value)
 
 
 def test_another_kind_of_database_is_refused() -> None:

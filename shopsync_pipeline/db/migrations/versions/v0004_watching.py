@@ -10,12 +10,15 @@ WEBHOOK_EVENTS = """
 CREATE INDEX "webhook_events_dead" ON webhook_events ("integrationId") WHERE "status" = 'dead';
 """
 
-# `subscribedAt`: when the store's webhook subscriptions were last found or made whole.
+# `subscribedAt`: when the store's webhook subscriptions were last found or made whole. Nobody wrote
+# down when that was before; the next check, within the hour, will tell.
 INTEGRATIONS = """
 ALTER TABLE integrations ADD COLUMN "subscribedAt" timestamptz(3);
+UPDATE integrations SET "subscribedAt" = clock_timestamp() WHERE "realtimeSince" IS NOT NULL;
 """
 
-# `at`: the last good tick of a schedule or sensor of ours, which is looked for `since` then.
+# `at`: the last good tick of a schedule or sensor of ours. `since`: from when on one is expected;
+# after a stop of the whole deployment it begins anew.
 HEARTBEATS = """
 CREATE TABLE heartbeats (
   "name" text PRIMARY KEY,
@@ -25,8 +28,9 @@ CREATE TABLE heartbeats (
 """
 
 # One row for each trouble, from its begin to its end. `toldAt` and `endToldAt`: when
-# ALERT_WEBHOOK_URL took the message; `triedAt`: when it was last sent one. A trouble that is an
-# event, such as a run that failed, ends when it is told.
+# ALERT_WEBHOOK_URL took the message; `triedAt`: when it was last sent one. `lastAt`: of a trouble
+# that can happen again while it lasts, when it last did, and `toldLastAt` what was told of that. A
+# trouble that is an event, such as a run that failed, ends when it is told.
 ALERTS = """
 CREATE TABLE alerts (
   "id" text PRIMARY KEY DEFAULT shopsync_uuid7(),
@@ -37,6 +41,8 @@ CREATE TABLE alerts (
   "told" text NOT NULL,
   "remedy" text NOT NULL,
   "since" timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+  "lastAt" timestamptz(3),
+  "toldLastAt" timestamptz(3),
   "triedAt" timestamptz(3),
   "toldAt" timestamptz(3),
   "endedAt" timestamptz(3),
