@@ -15,7 +15,7 @@ from typing import Any
 import requests as http
 from rich.console import Console
 
-from shopsync_pipeline import local
+from shopsync_pipeline import local, processes
 from shopsync_pipeline.db.engine import connect
 from shopsync_pipeline.demo_round import Round
 from shopsync_pipeline.demo_traffic import STORES, DemoStore
@@ -45,7 +45,7 @@ def run(settings: Settings, out: Console, *, once: bool) -> None:
         for store in STORES:
             _connect(engine, store, apps[store.shop])
         out.print("Postgres and the simulated stores run. Starting the receiver and Dagster ...")
-        stack.enter_context(local.deployment_running(settings))
+        stack.enter_context(processes.deployment_running(settings))
         conn = stack.enter_context(connect(settings.required_database_url()))
         out.print(f"Dagster UI  {local.ui_url(settings)}")
         out.print(f"Receiver    {local.receiver_url(settings)}")
@@ -97,9 +97,9 @@ def _alone(settings: Settings) -> Iterator[None]:
 @contextmanager
 def _simulator(settings: Settings) -> Iterator[str]:
     """The URL of a simulator in a process of its own."""
-    processes = local.Processes(settings)
+    started = processes.Processes(settings)
     try:
-        log = processes.start(
+        log = started.start(
             "simulator",
             "shopify_simulator",
             "--port",
@@ -109,10 +109,10 @@ def _simulator(settings: Settings) -> Iterator[str]:
             env=dict(os.environ),
         )
         said = "simulator listening on "
-        processes.wait_until(lambda: said in log.read_text(), "The simulator")
+        started.wait_until(lambda: said in log.read_text(), "The simulator")
         yield log.read_text().split(said, 1)[1].split()[0]
     finally:
-        processes.stop()
+        started.stop()
 
 
 def _make(url: str, store: DemoStore) -> dict[str, Any]:

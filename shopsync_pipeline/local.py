@@ -1,25 +1,21 @@
-"""This deployment on this machine: its folder, secrets, databases and processes.
+"""This deployment on this machine: its folder, secrets, databases and environment.
 
 For `shopsync up` and the other commands; what is deployed elsewhere gets all of it from the
 environment and never comes here.
 """
 
-import ctypes
 import fcntl
 import os
 import secrets
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TextIO
 from urllib.parse import urlsplit, urlunsplit
 
-import requests
 from cryptography.fernet import Fernet
 from dotenv import dotenv_values
 
@@ -30,9 +26,8 @@ from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.settings import Settings
 
 OWNER = "shopsync"
-READY_SECONDS = 120
-STOP_SECONDS = 20
 POLL_SECONDS = 0.2
+ENCRYPTION_KEY = "SHOPSYNC_ENCRYPTION_KEY"
 
 
 @contextmanager
@@ -48,7 +43,7 @@ def databases(
         refuse_transaction_pooler(settings.database_url)
         yield _prepared(settings, settings.database_url, migrate)
         return
-    with embedded_server(settings.home / "postgres") as server:
+    with embedded_server(cluster(settings)) as server:
         password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", _token)
         with connect(server.url()) as conn:
             if anew:
@@ -57,6 +52,11 @@ def databases(
         owner = f"postgresql://{OWNER}:{password}@{server.host}:{server.port}/{OWNER}"
         settings = replace(settings, database_url=owner)
         yield _prepared(settings, server.url(OWNER), migrate)
+
+
+def cluster(settings: Settings) -> Path:
+    """The directory of the embedded database, where no other is named."""
+    return settings.home / "postgres"
 
 
 def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
@@ -128,15 +128,12 @@ def _encryption_key(settings: Settings, url: str) -> str:
                 "The database holds encrypted credentials, but SHOPSYNC_ENCRYPTION_KEY is not "
                 f"set and {settings.secrets_file} has none. Give the key that encrypted them."
             )
-    return _secret(settings, "SHOPSYNC_ENCRYPTION_KEY", lambda: Fernet.generate_key().decode())
+    return _secret(settings, ENCRYPTION_KEY, lambda: Fernet.generate_key().decode())
 
 
 def _secret(settings: Settings, name: str, make: Callable[[], str]) -> str:
     """The secret of this deployment by that name, made and kept at the first need."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(settings.secrets_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two first starts at once must agree
+    with _secrets_held(settings) as file:
         kept = _kept(settings, name)
         if kept:
             return kept
@@ -147,6 +144,53 @@ def _secret(settings: Settings, name: str, make: Callable[[], str]) -> str:
 
 def _kept(settings: Settings, name: str) -> str | None:
     return dotenv_values(settings.secrets_file).get(name) or None
+
+
+@contextmanager
+def _secrets_held(settings: Settings) -> Iterator[TextIO]:
+    """The file of secrets, to append to, held against others: two first starts must agree."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(settings.secrets_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), settings.secrets_file.stat()):
+                yield file
+                return  # else it was replaced while we waited for it
+
+
+def with_new_key(settings: Settings) -> Settings:
+    """`settings` with a fresh key in front of the old ones, kept in the file of secrets; what runs
+    could not read what that encrypts. Raises ConfigurationError where the keys come from elsewhere.
+    """
+    if settings.encryption_keys != _list_of(_kept(settings, ENCRYPTION_KEY)):
+        raise ConfigurationError(
+            f"{ENCRYPTION_KEY} is set by the environment or .env, not by {settings.secrets_file}. "
+            "Change it there: docs/security.md has the steps."
+        )
+    return _keep_keys(settings, (Fernet.generate_key().decode(), *settings.encryption_keys))
+
+
+def without_old_keys(settings: Settings) -> Settings:
+    """Nothing is under them any more."""
+    return _keep_keys(settings, settings.encryption_keys[:1])
+
+
+def _keep_keys(settings: Settings, keys: tuple[str, ...]) -> Settings:
+    """Whoever is killed meanwhile leaves the file as it was, or as it shall be."""
+    path = settings.secrets_file
+    with _secrets_held(settings), NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if not line.startswith(f"{ENCRYPTION_KEY}=")]
+        new.write("\n".join([*kept, f"{ENCRYPTION_KEY}={','.join(keys)}", ""]))
+        new.flush()
+        os.fsync(new.fileno())
+        Path(new.name).replace(path)
+    return replace(settings, encryption_keys=keys)
+
+
+def _list_of(text: str | None) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -162,6 +206,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "SHOPIFY_API_VERSION": settings.shopify_api_version,
         "ORGS_PER_RUN": str(settings.orgs_per_run),
         "APP_URL": settings.app_url or "",
+        "ALERT_WEBHOOK_URL": settings.alert_webhook_url or "",
         "WEBHOOK_LINGER_SECONDS": str(settings.webhook_linger_seconds),
         "WEBHOOK_DRAIN_MAX_SECONDS": str(settings.webhook_drain_max_seconds),
         "WEBHOOK_LEASE_SECONDS": str(settings.webhook_lease_seconds),
@@ -179,7 +224,7 @@ def receiver_environment(settings: Settings) -> dict[str, str]:
         "RECEIVER_PORT": str(settings.receiver_port),
         "RECEIVER_DATABASE_URL": settings.receiver_database_url or "",
     }
-    del given["DAGSTER_POSTGRES_URL"]
+    del given["DAGSTER_POSTGRES_URL"], given["ALERT_WEBHOOK_URL"]
     if settings.receiver_database_url is not None:
         del given["DATABASE_URL"]
     return given
@@ -205,99 +250,6 @@ def project_file(name: str) -> Path:
     return path
 
 
-class Processes:
-    """Programs that belong to one command: none outlives it, and it does not outlive one.
-
-    Where the command is killed by SIGKILL, Linux ends them; elsewhere they stay and hold their
-    port until somebody ends them.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._logs = settings.home / "logs"
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *command: str, env: dict[str, str]) -> Path:
-        """Run a module's command in a session of its own; its output goes to the log returned."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        path = self._logs / f"{name}.log"
-        with path.open("wb") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            )
-        return path
-
-    def check(self) -> None:
-        """Raises ConfigurationError that names a process which has ended, and its log."""
-        for name, process in self._running.items():
-            if process.poll() is not None:
-                log = self._logs / f"{name}.log"
-                last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise ConfigurationError(
-                    f"The {name} ended with code {process.returncode}: {' '.join(last)} (see {log})"
-                )
-
-    def wait_until(self, ready: Callable[[], bool], what: str) -> None:
-        """Raises ConfigurationError when `what` is not ready in time, or a process ends."""
-        deadline = time.monotonic() + READY_SECONDS
-        while not ready():
-            self.check()
-            if time.monotonic() > deadline:
-                raise ConfigurationError(f"{what} is not ready after {READY_SECONDS} s.")
-            time.sleep(POLL_SECONDS)
-
-    def stop(self) -> None:
-        """SIGTERM to each, and SIGKILL to what is left of its session after STOP_SECONDS."""
-        for process in self._running.values():
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self._running.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            _signal(process, signal.SIGKILL)
-            process.wait()
-
-
-def _end_with_parent() -> None:
-    """In the child, before its program starts: have the kernel send SIGTERM when we die
-    (prctl(2), PR_SET_PDEATHSIG)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """To the whole session: Dagster's processes have children of their own."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-
-
-@contextmanager
-def deployment_running(settings: Settings) -> Iterator[Processes]:
-    """The receiver and Dagster's UI and daemon, ready; all stop at the end."""
-    _refuse_taken(settings.webserver_port, "DAGSTER_WEBSERVER_PORT")
-    _refuse_taken(settings.receiver_port, "RECEIVER_PORT")
-    processes = Processes(settings)
-    env = environment(settings)
-    workspace = str(project_file("workspace.yaml"))
-    try:
-        processes.start("webhook_receiver", "webhook_receiver", env=receiver_environment(settings))
-        address = ("-h", "127.0.0.1", "-p", str(settings.webserver_port))
-        processes.start("webserver", "dagster_webserver", "-w", workspace, *address, env=env)
-        processes.wait_until(lambda: _answers(f"{receiver_url(settings)}/readyz"), "The receiver")
-        processes.wait_until(lambda: _answers(f"{ui_url(settings)}/server_info"), "The Dagster UI")
-        processes.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
-        yield processes
-    finally:
-        processes.stop()
-
-
 def receiver_url(settings: Settings) -> str:
     host = settings.receiver_host
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.receiver_port}"
@@ -307,13 +259,10 @@ def ui_url(settings: Settings) -> str:
     return f"http://127.0.0.1:{settings.webserver_port}"
 
 
-def _answers(url: str) -> bool:
-    try:
-        with requests.Session() as session:
-            session.trust_env = False  # a proxy of the environment knows no loopback
-            return session.get(url, timeout=2).ok
-    except requests.RequestException:
-        return False
+def refuse_running(settings: Settings) -> None:
+    """Raises ConfigurationError where a port of the deployment is taken."""
+    _refuse_taken(settings.webserver_port, "DAGSTER_WEBSERVER_PORT")
+    _refuse_taken(settings.receiver_port, "RECEIVER_PORT")
 
 
 def _refuse_taken(port: int, variable: str) -> None:

@@ -5,6 +5,7 @@ Postgres leaves this module only as DatabaseTrouble, for Postgres quotes values 
 its messages and those are people's data.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -22,7 +23,12 @@ Pool = ConnectionPool[Conn]
 
 SCHEMES = {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}
 PRISMA_ONLY = {"schema", "pgbouncer", "connection_limit", "pool_timeout", "sslaccept"}
+NETLOC = re.compile(r"([^@]*@)?((\[[0-9a-fA-F:.%]+\]|[^:@\[\]]*)(:[0-9]*)?(,|$))*")
 TRANSACTION_TRIES = 5
+STANDS_STILL = "5min"
+"""Then a transaction is over whose process does nothing, and the rows it holds are free: it was
+stopped, or its machine is gone. A token's renewal, which asks Shopify meanwhile, is quicker."""
+
 ROW_ERRORS = (psycopg.DataError, psycopg.IntegrityError)
 
 
@@ -51,11 +57,14 @@ def dagster_url(url: str) -> str:
 def _with_scheme(url: str, scheme: str) -> str:
     try:
         parts = urlsplit(url)
+        whole = NETLOC.fullmatch(parts.netloc) and "@" not in parts.path
     except ValueError:
+        whole = None
+    if not whole:  # libpq would take a part of the password for a host, and say so
         raise ConfigurationError(
             "DATABASE_URL cannot be read: special characters of its password must be "
             "percent-encoded."
-        ) from None
+        )
     if parts.scheme not in SCHEMES:
         raise ConfigurationError("DATABASE_URL must begin with postgresql://.")
     kept = [(k, v) for k, v in parse_qsl(parts.query) if k not in PRISMA_ONLY]
@@ -74,6 +83,13 @@ def open_connection(url: str) -> Conn:
 
 def _use_utc(conn: Conn) -> None:
     conn.execute("SET TIME ZONE 'UTC'")
+
+
+def _configure(conn: Conn) -> None:
+    _use_utc(conn)
+    conn.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [STANDS_STILL]
+    )
 
 
 @contextmanager
@@ -95,7 +111,7 @@ def open_pool(url: str, *, size: int) -> Iterator[Pool]:
         max_size=size,
         open=False,
         kwargs={"autocommit": True},
-        configure=_use_utc,
+        configure=_configure,
         check=ConnectionPool.check_connection,  # Postgres may have been restarted meanwhile
         name="shopsync",
     )
@@ -137,10 +153,7 @@ def scrubbed(error: psycopg.Error) -> DatabaseTrouble:
             f"Postgres cannot be reached: {str(error).strip()}. Check DATABASE_URL and the server."
         )
     told = RowRefused if isinstance(error, ROW_ERRORS) else DatabaseTrouble
-    return told(
-        f"Postgres refused with {type(error).__name__} (SQLSTATE {error.sqlstate}). Its own log "
-        "has the details."
-    )
+    return told(f"Postgres refused with {type(error).__name__} (SQLSTATE {error.sqlstate}).")
 
 
 def clock(conn: Conn) -> datetime:

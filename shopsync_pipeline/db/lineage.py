@@ -71,8 +71,10 @@ def unreported(conn: Conn) -> list[Report]:
 
 
 def mark_reported(conn: Conn, event_ids: Sequence[str]) -> None:
+    """As of now; what another drain has marked before stays as it is."""
     conn.execute(
-        'UPDATE webhook_events SET "reportedAt" = clock_timestamp() WHERE "id" = ANY(%s)',
+        """UPDATE webhook_events SET "reportedAt" = clock_timestamp()
+           WHERE "id" = ANY(%s) AND "reportedAt" IS NULL""",
         [list(event_ids)],
     )
 

@@ -7,18 +7,22 @@ and the check on the window keep the data right all the same.
 """
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
 import psycopg
 from psycopg.rows import class_row
 
-from shopsync_pipeline.db.engine import Conn, open_connection, scrubbed
+from shopsync_pipeline.db.engine import Conn, connect, open_connection, scrubbed
 from shopsync_pipeline.db.inbox import CHANNEL
+from shopsync_pipeline.errors import DatabaseTrouble
 
 DRAIN_KEY = "hashtextextended('drain', 0)"
 DRAIN_NAME = "shopsync drain "
+RUN_NAME = "shopsync run "
+PRESENCE_SECONDS = 5.0
 
 HELD = """
 SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
@@ -128,6 +132,47 @@ def heard(conn: Conn, seconds: float) -> list[str]:
         return [n.payload for n in conn.notifies(timeout=seconds, stop_after=1)]
     except psycopg.OperationalError as error:
         raise scrubbed(error) from None
+
+
+@contextmanager
+def presence(url: str, run_id: str) -> Iterator[None]:
+    """Until the block ends, a session that tells `live_runs` of this run.
+
+    A thread keeps it and opens it again when it is lost: a run that waits for Shopify asks
+    Postgres nothing for an hour, and its pool would not notice.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_stay, args=(url, run_id, over), name="presence", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(PRESENCE_SECONDS)  # it may be connecting, and need not be waited for longer
+
+
+def _stay(url: str, run_id: str, over: threading.Event) -> None:
+    while not over.is_set():
+        with suppress(DatabaseTrouble), connect(url) as conn:
+            while not over.is_set():
+                # Said each time, not when connecting: a pooler may drop or take over a name.
+                conn.execute(
+                    "SELECT set_config('application_name', %s, false)", [RUN_NAME + run_id]
+                )
+                over.wait(PRESENCE_SECONDS)
+        over.wait(PRESENCE_SECONDS)
+
+
+def live_runs(conn: Conn) -> set[str]:
+    """The runs that have a session by the name of RUN_NAME and their id."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT substr(application_name, %s) FROM pg_stat_activity
+        WHERE datname = current_database() AND starts_with(application_name, %s)
+        """,
+        [len(RUN_NAME) + 1, RUN_NAME],
+    ).fetchall()
+    return {run_id for (run_id,) in rows}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,7 +63,9 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",
-    # A failed statement and the detail of an error quote rows, which are people's data.
+    # A failed statement, the detail of an error and its very message ("invalid input syntax for
+    # ...") quote rows and values, which are people's data. Of an error we tell the SQLSTATE.
+    "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
@@ -107,6 +109,22 @@ def embedded_server(
                     server.stop()
         finally:
             os.close(users)
+
+
+def revive(directory: Path) -> bool:
+    """Start a server again that ended while we use it, and say whether that was needed.
+
+    On its old port, the only one that its users know: not while somebody else has that one, nor
+    while another command starts or stops it. Raises ConfigurationError where it does not start.
+    """
+    server = _Server(directory.resolve())
+    with server.explained(), _open_lock(server.directory / "start.lock") as lock:
+        if not _try_exclusive(lock) or server.occupied():
+            return False
+        if _free_port(server.port()) != server.port():
+            return False
+        server.start(server.account(), NO_OPTIONS)
+    return True
 
 
 @dataclass(frozen=True)
@@ -425,12 +443,20 @@ def _lock(path: Path, how: int) -> int:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = _lock(path, fcntl.LOCK_EX)
+def _open_lock(path: Path) -> Iterator[int]:
+    """Not locked yet; what is locked in the block is free after it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with _open_lock(path) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _try_exclusive(descriptor: int) -> bool:

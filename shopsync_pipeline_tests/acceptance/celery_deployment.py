@@ -15,6 +15,7 @@ from dagster import DagsterRun
 from shopsync_pipeline import local
 from shopsync_pipeline.db.engine import connect
 from shopsync_pipeline.defs.celery_launcher import WarmWorkerLauncher
+from shopsync_pipeline.processes import Processes
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline_tests.acceptance.deployment import (
     SECRET,
@@ -123,7 +124,7 @@ def deployed_with_celery(**environ: str) -> Iterator[CeleryDeployment]:
             "DAGSTER_HOME": str(dagster_home(folder)),
             "CELERY_REDIS_URL": stack.enter_context(redis_running(folder)),
         }
-        started = local.Processes(settings)
+        started = Processes(settings)
         stack.callback(started.stop)
         receiver = local.receiver_environment(settings)
         workspace = str(local.project_file("workspace.yaml"))

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +28,10 @@ from dotenv import dotenv_values
 
 from shopsync_pipeline import local
 from shopsync_pipeline.db import locks, requests
-from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.db.engine import Conn, open_connection
 from shopsync_pipeline.db.locks import LiveDrain
-from shopsync_pipeline.models import Credentials, SyncRequest
+from shopsync_pipeline.errors import DatabaseTrouble
+from shopsync_pipeline.models import Credentials, Mode, SyncRequest
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_store
 from shopsync_pipeline.sync.organizations import open_engine
@@ -38,7 +39,8 @@ from shopsync_pipeline_tests.world import differences, free_port, rows_of_organi
 
 READY_SECONDS = 120
 ANSWER_SECONDS = 60
-STOP_SECONDS = 60
+STOP_SECONDS = 30
+REPORTED_SECONDS = 30
 LOOK_SECONDS = 0.05
 SECRET = "deployment-secret"
 
@@ -105,6 +107,54 @@ class SimulatedStore:
             self.ask("POST", "/subscriptions", {"topic": topic, "uri": uri or self.uri})
 
 
+class Up:
+    """`shopsync up` in a process of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path, given: dict[str, str]) -> None:
+        self._home = folder / "home"
+        self._folder = folder
+        self._given = given
+        self._logs: list[Path] = []
+
+    def start(self) -> None:
+        """Until it is ready; fails with all that it printed where it ends before."""
+        log = self._folder / f"up{len(self._logs)}.log"
+        self._logs.append(log)
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "shopsync_pipeline.cli", "up"],
+                env={**os.environ, **self._given},
+                cwd=self._folder,  # where no .env is
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        wait_for(
+            lambda: "Ctrl-C stops all" in log.read_text() or self.process.poll() is not None,
+            READY_SECONDS,
+            "shopsync up",
+        )
+        assert self.process.poll() is None, log.read_text()
+
+    def stop(self) -> None:
+        """By Ctrl-C, and with all that it started."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(STOP_SECONDS) == 0, self.told()
+        assert processes_of(self._home) == {}
+
+    def kill_all(self) -> None:
+        """It, all that it started, and Postgres, at once."""
+        self.process.kill()
+        for pid in (*processes_of(self._home), *postgres_of(self._home)):
+            with suppress(ProcessLookupError):  # it ended with one before
+                kill(pid)
+        self.process.wait()
+        wait_for(lambda: not processes_of(self._home), STOP_SECONDS, "the end of all")
+
+    def told(self) -> str:
+        return "".join(log.read_text() for log in self._logs)
+
+
 @dataclass(kw_only=True)
 class Deployment:
     settings: Settings
@@ -112,6 +162,8 @@ class Deployment:
     conn: Conn
     instance: DagsterInstance
     stores: list[SimulatedStore] = field(default_factory=list)
+    posted: set[str] = field(default_factory=set)
+    """Webhook-ids that a test has sent itself and that were answered 200."""
 
     @property
     def home(self) -> Path:
@@ -173,8 +225,8 @@ class Deployment:
 
     # what people ask for
 
-    def file(self, kind: str, organization: str) -> str:
-        return requests.file(self.conn, kind=kind, organization_id=organization)
+    def file(self, kind: str, organization: str, mode: Mode = "incremental") -> str:
+        return requests.file(self.conn, kind=kind, organization_id=organization, mode=mode)
 
     def ended(self, request_id: str, seconds: float = ANSWER_SECONDS) -> SyncRequest:
         def look() -> SyncRequest | None:
@@ -261,6 +313,41 @@ class Deployment:
         """Command lines of all that runs with this home in its environment."""
         return processes_of(self.home)
 
+    def pid(self, module: str) -> int | None:
+        """Of the process that runs `python -m MODULE`; None while there is none."""
+        found = [pid for pid, line in self.processes().items() if f"-m {module} " in line]
+        assert len(found) <= 1, found
+        return found[0] if found else None
+
+    def reconnect(self, seconds: float = READY_SECONDS) -> None:
+        """As soon as Postgres can be reached again, to look into the tables."""
+
+        def look() -> Conn | None:
+            with suppress(DatabaseTrouble):
+                return open_connection(self.settings.required_database_url())
+            return None
+
+        self.conn.close()
+        self.conn = wait_for(look, seconds, "Postgres")
+
+
+@dataclass(kw_only=True)
+class LocalDeployment(Deployment):
+    up: Up
+
+
+def assert_all_is_as_in_the_stores(deployment: Deployment) -> None:
+    """Once all is settled: every field, every delivery as one row, all of it reported."""
+    for store in deployment.stores:
+        assert deployment.differences(store) == []
+    sent = {d["webhookId"] for store in deployment.stores for d in store.deliveries()}
+    sent |= deployment.posted
+    stored = deployment.select('SELECT "webhookId", "status" FROM webhook_events')
+    assert len(stored) == len(sent)
+    assert {row[0] for row in stored} == sent
+    assert {row[1] for row in stored} == {"done"}
+    wait_for(lambda: not deployment.unreported(), REPORTED_SECONDS, "all events reported")
+
 
 def processes_of(home: Path) -> dict[int, str]:
     found = {}
@@ -273,9 +360,17 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
-def parent_of(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("PPid:", 1)[1].split()[0])
+def postgres_of(home: Path) -> list[int]:
+    """The postmaster of the embedded server, first, and its children; none where it has ended."""
+    pid_file = home / "postgres/cluster/data/postmaster.pid"
+    try:
+        postmaster = pid_file.read_text().split()[0]
+        if str(home) not in Path(f"/proc/{postmaster}/cmdline").read_text():
+            return []  # the number is another's by now
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text()
+    except OSError:
+        return []
+    return [int(pid) for pid in (postmaster, *children.split())]
 
 
 def kill(*pids: int) -> None:
@@ -284,7 +379,7 @@ def kill(*pids: int) -> None:
 
 
 @contextmanager
-def deployed(**environ: str) -> Iterator[Deployment]:
+def deployed(**environ: str) -> Iterator[LocalDeployment]:
     """A deployment without stores, ready. `environ` is what the operator sets besides."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopsync-")))
@@ -301,13 +396,23 @@ def deployed(**environ: str) -> Iterator[Deployment]:
             "APP_URL": f"http://127.0.0.1:{receiver_port}",
             **environ,
         }
-        stack.enter_context(_up(folder, given))
+        up = stack.enter_context(_up(folder, given))
         made = {k: v for k, v in dotenv_values(folder / "home/secrets.env").items() if v}
         settings = Settings.from_env({**made, **given})
         settings = stack.enter_context(local.databases(settings))  # shares the running server
-        conn = stack.enter_context(connect(settings.required_database_url()))
         instance = stack.enter_context(dagster_instance(local.environment(settings)))
-        yield Deployment(settings=settings, simulator=simulator, conn=conn, instance=instance)
+        deployment = LocalDeployment(
+            settings=settings,
+            simulator=simulator,
+            up=up,
+            conn=open_connection(settings.required_database_url()),
+            instance=instance,
+        )
+        stack.callback(lambda: deployment.conn.close())  # the one that it has then
+        yield deployment
+        from shopsync_pipeline_tests.acceptance import leaks  # which knows this module
+
+        leaks.nothing_leaked(deployment)
 
 
 @contextmanager
@@ -328,32 +433,15 @@ def simulator_running(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _up(folder: Path, given: dict[str, str]) -> Iterator[None]:
-    """`shopsync up`, ready; Ctrl-C ends it with all that it started."""
-    log = folder / "up.log"
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(
-            [sys.executable, "-m", "shopsync_pipeline.cli", "up"],
-            env={**os.environ, **given},
-            cwd=folder,  # where no .env is
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            wait_for(
-                lambda: "Ctrl-C stops all" in log.read_text() or process.poll() is not None,
-                READY_SECONDS,
-                "shopsync up",
-            )
-            yield
-            process.send_signal(signal.SIGINT)
-            assert process.wait(STOP_SECONDS) == 0, log.read_text()
-            assert processes_of(folder / "home") == {}
-        finally:
-            process.kill()
+def _up(folder: Path, given: dict[str, str]) -> Iterator[Up]:
+    """A test that fails leaves nothing running either."""
+    up = Up(folder, given)
+    try:
+        up.start()
+        yield up
+        up.stop()
+    finally:
+        up.kill_all()
 
 
 @contextmanager
