@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,20 +20,24 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopsync_pipeline import demo as demo_round
-from shopsync_pipeline import local, views
+from shopsync_pipeline import local, processes, views
 from shopsync_pipeline.db import (
     credentials,
     data_requests,
     dead_letters,
     integrations,
+    locks,
     reconciliations,
     requests,
     roles,
+    rotation,
     schema,
 )
+from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
+from shopsync_pipeline.faults import told
 from shopsync_pipeline.models import Credentials, SyncRequest
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 from shopsync_pipeline.sync.connect import connect_store
@@ -74,23 +79,25 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:  # a folder that cannot be made, a disk that is full
         _fail(f"{error.filename or 'The system'}: {error.strerror}.")
+    except Exception as error:  # noqa: BLE001  # its text may quote data or a token
+        _fail(told(error))
 
 
 @app.command()
 def up() -> None:
     """Run the database, its migrations, the receiver, the Dagster UI and daemon, until Ctrl-C."""
-    with local.databases(Settings.from_env(), migrate=True) as settings:
+    given = Settings.from_env()
+    with local.databases(given, migrate=True) as settings:
         out.print("Starting the receiver and Dagster ...")
-        with local.deployment_running(settings) as processes:
+        with processes.deployment_running(settings) as running:
             out.print(f"Dagster UI   {local.ui_url(settings)}")
             out.print(f"Receiver     {local.receiver_url(settings)}")
             out.print(f"Secrets      {settings.secrets_file}, as far as none were given")
             out.print(f"Logs         {settings.home / 'logs'}")
             out.print("Ctrl-C stops all. Connect a store with: shopsync connect ORG SHOP")
+            cluster = None if given.database_url else local.cluster(settings)
             with _until_interrupted():
-                while True:
-                    processes.check()
-                    time.sleep(1)
+                processes.keep_running(running, cluster, out.print)
 
 
 @app.command()
@@ -249,6 +256,60 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+@app.command("rotate-keys")
+def rotate_keys(
+    new: Annotated[
+        bool,
+        typer.Option("--new", help="Make a new key first; the one that `up` made is forgotten."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Encrypt every stored secret anew with the first key of SHOPSYNC_ENCRYPTION_KEY.
+
+    While everything runs, once all processes know the new key besides the old one. With --new,
+    for the key that `shopsync up` made and keeps, while `up` is stopped.
+    """
+    with (
+        local.databases(Settings.from_env()) as settings,
+        connect(settings.required_database_url()) as conn,
+    ):
+        schema.check(conn)
+        if new:
+            processes.refuse_running(settings)
+            _refuse_at_work(conn)
+            settings = local.with_new_key(settings)
+        cipher = Cipher(settings.required_encryption_keys())
+        kinds = rotation.rotate(conn, cipher)
+        left = rotation.under_old_keys(conn, cipher)
+        if new and not left:
+            local.without_old_keys(settings)
+    if as_json:
+        print(json.dumps({"kinds": [asdict(kind) for kind in kinds], "left": left}))
+    else:
+        out.print("\n".join(map(_rotated, kinds)), markup=False, soft_wrap=True)
+    for trouble in rotation.troubles(kinds, left):
+        err.print(trouble, style="red", markup=False, soft_wrap=True)
+    if left:
+        raise typer.Exit(1)
+
+
+def _refuse_at_work(conn: Conn) -> None:
+    """Raises ConfigurationError while a run lives that knows the old key only: one may outlive an
+    `up` that was killed."""
+    at_work = {drain.run_id for drain in locks.live_drains(conn)} | locks.live_runs(conn)
+    if at_work:
+        raise ConfigurationError(
+            f"Runs are still at work ({', '.join(sorted(at_work))}). Wait until they have ended."
+        )
+
+
+def _rotated(kind: rotation.Rotation) -> str:
+    return (
+        f"{kind.kind}: {kind.reencrypted} encrypted anew, {kind.current} were under the first key"
+        + (f", {len(kind.unreadable)} unreadable" if kind.unreadable else "")
+    )
+
+
 @db_app.command()
 def upgrade() -> None:
     """Bring the tables to this release."""
@@ -284,18 +345,20 @@ def roles_() -> None:
 
 def _daemon(settings: Settings) -> Finding:
     """Dagster is imported only here: it takes seconds, and no other command needs it."""
-    from shopsync_pipeline.defs.health import silent_daemons
+    from shopsync_pipeline.defs.health import silent_daemons, stopped
 
     if settings.dagster_postgres_url is None:
         told = "was never started here; start it: shopsync up"
         return Finding(what="Dagster daemon", well=False, told=told)
     os.environ.update(local.environment(settings))
     try:
-        silent = silent_daemons()
+        silent, off = silent_daemons(), stopped()
     except ConfigurationError as error:
         return Finding(what="Dagster daemon", well=False, told=str(error))
     told = f"no heartbeat of {', '.join(silent)}; start it: shopsync up" if silent else "runs"
-    return Finding(what="Dagster daemon", well=not silent, told=told)
+    if off:
+        told += f"; stopped in the UI, under Automation, where they are started: {', '.join(off)}"
+    return Finding(what="Dagster daemon", well=not silent and not off, told=told)
 
 
 def _asked_credentials(client_id: str | None, expiring: bool) -> Credentials:

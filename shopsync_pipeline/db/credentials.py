@@ -4,8 +4,10 @@ The keys are Fernet keys, the first of which encrypts; the others are for what a
 first key wrote. A database dump without them holds no token.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
@@ -21,12 +23,14 @@ class Cipher:
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         try:
-            self._fernet = MultiFernet([Fernet(key) for key in keys])
+            fernets = [Fernet(key) for key in keys]
+            self._fernet = MultiFernet(fernets)
         except ValueError:
             raise ConfigurationError(
                 "SHOPSYNC_ENCRYPTION_KEY holds something that is no Fernet key (32 bytes in "
                 "url-safe base64)."
             ) from None
+        self._first = fernets[0]
 
     def encrypt(self, text: str | None) -> str | None:
         return None if text is None else self._fernet.encrypt(text.encode()).decode()
@@ -42,6 +46,17 @@ class Cipher:
                 "Stored credentials cannot be decrypted: SHOPSYNC_ENCRYPTION_KEY lacks the key "
                 "that encrypted them. Add it, or connect the store again."
             ) from None
+
+    def renewed(self, text: str) -> str | None:
+        """The same secret under the first key, `text` itself where it is already; None where no
+        key fits."""
+        try:
+            self._first.decrypt(text.encode())
+        except InvalidToken:
+            with suppress(InvalidToken):
+                return self._fernet.rotate(text.encode()).decode()
+            return None
+        return text
 
     def seal(self, credentials: Credentials) -> str:
         """All of them as one encrypted text, for a request that waits for its run."""
@@ -63,7 +78,8 @@ def any_stored(conn: Conn) -> bool:
             """
             SELECT 1 FROM integrations
             WHERE coalesce("accessToken", "refreshToken", "clientSecret", "webhookSecret")
-                  IS NOT NULL LIMIT 1
+                  IS NOT NULL
+            UNION ALL SELECT 1 FROM sync_requests WHERE "credentials" IS NOT NULL LIMIT 1
             """
         ).fetchone()
         is not None
@@ -117,12 +133,14 @@ def store(conn: Conn, cipher: Cipher, integration_id: str, credentials: Credenti
     )
 
 
-def fingerprint(conn: Conn, integration_id: str) -> str | None:
-    """Another text whenever the access token is another one; it tells nothing of the token."""
+def fingerprint(conn: Conn, cipher: Cipher, integration_id: str) -> str | None:
+    """Another text whenever the access token is another one, and the same whatever key has it
+    encrypted; for comparing within a process, never to be stored or shown."""
     row = conn.execute(
         'SELECT "accessToken" FROM integrations WHERE "id" = %s', [integration_id]
     ).fetchone()
-    return row[0] if row else None
+    token = cipher.decrypt(row[0]) if row else None
+    return None if token is None else hashlib.sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

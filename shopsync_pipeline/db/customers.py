@@ -105,18 +105,21 @@ RETURNING "shopifyId"
 
 PERSONAL = ", ".join(f'"{name}" = NULL' for name in CUSTOMER_COLUMNS if name != "shopifyId")
 
-# Final: no road writes a row with redactedAt. Ids stay, so that nobody takes the person for new.
+# Final: no road writes a row with redactedAt. Ids stay, so that nobody takes the person for new. A
+# tombstone of an id that was never read may be another store's, who was asked for it by mistake.
 REDACT = f"""
 INSERT INTO customers ("organizationId", "integrationId", "shopifyId", "deletedAt", "redactedAt",
                        "lastSyncedAt", "lastSyncRunId", "lastSyncVia")
 VALUES (%(organization)s, %(integration)s, %(customer)s, %(at)s, %(at)s, %(at)s, %(run_id)s,
         'WEBHOOK')
 ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET {PERSONAL},
+  "integrationId" = excluded."integrationId",
   "deletedAt" = coalesce(customers."deletedAt", excluded."deletedAt"),
-  "redactedAt" = coalesce(customers."redactedAt", excluded."redactedAt"),
+  "redactedAt" = excluded."redactedAt",
   "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
   "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
-WHERE customers."integrationId" = excluded."integrationId"
+WHERE customers."redactedAt" IS NULL
+  AND (customers."integrationId" = excluded."integrationId" OR customers."shopifyUpdatedAt" IS NULL)
 """  # noqa: S608
 
 

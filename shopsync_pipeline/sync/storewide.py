@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from shopsync_pipeline.db import credentials, customers, data_requests, erasure, inbox, integrations
+from shopsync_pipeline.db import customers, data_requests, erasure, inbox, integrations
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.inbox import Delay, Ending
 from shopsync_pipeline.errors import (
@@ -58,7 +58,7 @@ class StoreEvents:
         """It counts only when the token is refused: the headers are unsigned, and the app may have
         been installed again since. A store that is closed or frozen for a day has left too."""
         pool = self._store.pool
-        held = read(pool, lambda conn: credentials.fingerprint(conn, event.integration_id))
+        held = read(pool, self._store.tokens.fingerprint)
         try:
             yield from self._store.ask("StoreProbe", {})
         except (NeedsReauth, IntegrationInactive):
@@ -77,7 +77,7 @@ class StoreEvents:
     def _deactivate(self, conn: Conn, event: WebhookEvent, held: str | None) -> None:
         """Unless the store was connected anew meanwhile: then its new token is asked."""
         integrations.lock(conn, event.integration_id)
-        if credentials.fingerprint(conn, event.integration_id) != held:
+        if self._store.tokens.fingerprint(conn) != held:
             inbox.postpone(conn, self._run_id, [_later(event, "connected anew")])
             return
         integrations.deactivate(conn, event.integration_id)

@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
-from shopsync_pipeline.db import requests
+from shopsync_pipeline.db import requests, watch
 from shopsync_pipeline_tests.world import World
 
 SHOP = "a.myshopify.com"
@@ -116,6 +117,17 @@ def test_a_key_that_cannot_decrypt_is_said_and_no_new_one_is_made(world: World) 
     assert "lacks the key" in done.stdout
 
 
+def test_a_fault_is_one_sentence_with_its_place_and_without_its_text(world: World) -> None:
+    """A traceback ends with the exception's own text, which may quote a row or a token."""
+    world.connect("acme", SHOP)
+    undecodable = Fernet(world.environ["SHOPSYNC_ENCRYPTION_KEY"]).encrypt(b"secret \xff").decode()
+    with world.engine.pool.connection() as conn:
+        conn.execute('UPDATE integrations SET "accessToken" = %s', [undecodable])
+    done = shopsync(world, "doctor")
+    refused(done, "UnicodeDecodeError at shopsync_pipeline/db/credentials.py")
+    assert "invalid start byte" not in done.stderr
+
+
 def test_dead_letters_are_listed_with_their_reason_and_put_back(world: World) -> None:
     world.connect("acme", SHOP)
     assert "no dead letters" in shopsync(world, "webhooks", "dead").stdout
@@ -200,3 +212,25 @@ def test_doctor_names_a_store_whose_webhooks_nobody_can_verify(world: World) -> 
     assert "SHOPIFY_WEBHOOK_SECRET" in shopsync(world, "doctor").stdout
     told = shopsync(world, "doctor", SHOPIFY_WEBHOOK_SECRET="secret").stdout
     assert "SHOPIFY_WEBHOOK_SECRET" not in told
+
+
+def test_doctor_tells_the_ages_and_names_what_is_late_silent_or_refused(world: World) -> None:
+    world.connect("acme", SHOP)
+    world.sync("acme")
+    with world.engine.pool.connection() as conn:
+        watch.beat(conn, "webhook_sensor")
+        watch.count_refused(conn, {world.integration("acme").id: 7})
+        conn.execute(
+            """UPDATE heartbeats SET "at" = now() - interval '3 hours', "since" = '2000-01-01'"""
+        )
+        conn.execute("""UPDATE integrations SET "lastSyncAt" = now() - interval '4 hours'""")
+    told = " ".join(shopsync(world, "doctor", COLUMNS="400").stdout.split())
+    assert "webhook_sensor trouble ticked 3 h ago: is the daemon running" in told
+    assert "sync_request_sensor well has not ticked yet" in told
+    assert "7 deliveries failed verification" in told
+    assert "10 customers, synced 4 h ago" in told
+    assert f"acme, {SHOP} was last synced 4 h ago." in told
+    assert "keys well" in told
+    newer = f"{Fernet.generate_key().decode()},{world.environ['SHOPSYNC_ENCRYPTION_KEY']}"
+    told = shopsync(world, "doctor", COLUMNS="400", SHOPSYNC_ENCRYPTION_KEY=newer).stdout
+    assert "shopsync rotate-keys" in told
