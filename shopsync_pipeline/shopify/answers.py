@@ -242,11 +242,18 @@ def decoded(text: bytes) -> Any:
 
 def _leniently(text: bytes) -> Any:
     """JSON in which a string may hold half a surrogate pair, or bytes that are no UTF-8."""
-    return json.loads(text.decode("utf-8", "replace"), parse_constant=_refuse)
+    return json.loads(text.decode("utf-8", "replace"), parse_constant=_refuse, parse_float=_finite)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    """As orjson has it: Postgres would keep an infinite amount."""
+    if math.isinf(value := float(number)):
+        raise ValueError("a number beyond all floats")
+    return value
 
 
 def _without_nul(text: str) -> str:

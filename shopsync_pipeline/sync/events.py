@@ -11,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shopsync_pipeline.db import customers, inbox, integrations, requests
+from shopsync_pipeline.db import alerts, customers, inbox, integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.inbox import Ending
 from shopsync_pipeline.errors import CostTooHigh, QueryRefused, RowRefused
 from shopsync_pipeline.models import CustomerRow, Read, Window
-from shopsync_pipeline.shopify.client import Waits
+from shopsync_pipeline.shopify.client import Reply, Waits
 from shopsync_pipeline.shopify.customers import IDS_AT_ONCE, Page, found_of, gid_of, updated_at
 from shopsync_pipeline.sync.pull import PageReader, PullResult, probe
 from shopsync_pipeline.sync.store import Store
 from shopsync_pipeline.sync.verdict import Marked, Verdict, ending, judge
+from shopsync_pipeline.sync.watch import event
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class CustomerEvents:
         since = min(each.at for each in many.values() if each.at)
         try:
             yield from scan.read(Window(since=since, until=until))
-        except (QueryRefused, RowRefused) as refused:
+        except QueryRefused as refused:
             log.warning("[Shopify Customer Webhook] Read by id, not by a scan: %s", refused)
             return list(marked)
         self._tell(scan.written)
@@ -132,7 +133,7 @@ class CustomerEvents:
         reply = yield from self._store.ask("CustomersById", {"ids": gids})
         how = Read(via="WEBHOOK", run_id=self._run_id, sent_at=reply.sent_at, by_id=True)
         shop = self._store.integration.shop
-        return found_of(shop, ids, reply.answer.data["nodes"]), how
+        return found_of(shop, ids, reply.answer.data), how
 
     def _settle(self, batch: Sequence[Marked], found: dict[int, CustomerRow], how: Read) -> None:
         """Merge and settle in one transaction. A row that Postgres refuses is found by halving, so
@@ -194,6 +195,10 @@ class CustomerEvents:
         verdict.endings += [ending(m, "refused", TOO_MANY_MISSING) for m in verdict.in_doubt]
         inbox.give_up_missing(conn, integration.id, TOO_MANY_MISSING)
         requests.file(conn, kind="reconcile", organization_id=integration.organization_id)
+        remedy = "See what the reconcile of customer_reconciliation found in Dagster."
+        today = f"{clock(conn):%Y-%m-%d}"
+        alert = event("customers_missing", integration, TOO_MANY_MISSING, remedy, today)
+        alerts.file_event(conn, alert)
         log.error(
             "[Shopify Customer Webhook] %s, %s: %s",
             integration.organization_id,
@@ -222,6 +227,15 @@ class _Scan(PageReader):
         super().__init__(store, run_id, result)
         self.written: dict[int, str] = {}
         self._seen: dict[int, datetime] = {}
+
+    def _merge(self, before: Window, after: Window, page: Page, reply: Reply) -> None:
+        """A row that Postgres refuses is found by halving and left out: it counts as not shown."""
+        try:
+            super()._merge(before, after, page, reply)
+        except RowRefused:
+            middle = len(page.rows) // 2
+            for rows in (page.rows[:middle], page.rows[middle:]) if middle else ():
+                self._merge(before, after, replace(page, rows=rows), reply)
 
     def progress(
         self, conn: Conn, before: Window, after: Window, page: Page, merged: customers.Merged

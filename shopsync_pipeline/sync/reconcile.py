@@ -34,6 +34,7 @@ from shopsync_pipeline.sync.organizations import (
     by_organization,
     open_store,
     record_trouble,
+    told_of,
 )
 from shopsync_pipeline.sync.store import Store
 from shopsync_pipeline.sync.sweep import ReconcileResult, Sweep
@@ -158,7 +159,7 @@ def _reconciled(
     except IntegrationInactive:
         return StoreReconciliation(integration=integration, state="left", result=result)
     except ShopsyncError as error:
-        told = f"{integration.organization_id}: {error}"
+        told = told_of(integration, error)
         log.error("Reconcile failed for %s", told)
         if isinstance(error, StoreTrouble):  # all else stands against no pull and no webhook
             record_trouble(engine, integration.id, error)
@@ -233,7 +234,7 @@ class _Confirmation:
                 at_once //= 2
                 continue
             self._result.count(reply)
-            found = found_of(self._store.integration.shop, batch, reply.answer.data["nodes"])
+            found = found_of(self._store.integration.shop, batch, reply.answer.data)
             how = Read(via="RECONCILE", run_id=self._run_id, sent_at=reply.sent_at, by_id=True)
             self._settle(batch, found, how)
             position += len(batch)

@@ -51,8 +51,10 @@ class Marked:
     def needs_proof(self) -> bool:
         """Shopify's read may lag behind its webhook, and nothing in the row would tell: a customer
         who was deleted still stands, orders move no `updatedAt`."""
+        if self.event.topic in GONE and self.event.reads:
+            return False  # it is the second look
         told = self.event.topic in GONE or self.event.topic == "customers/purchasing_summary"
-        return told and self.event.body is not None  # Shopsync's own rows are the second look
+        return told and self.event.body is not None  # Shopsync's own rows have none, but for merges
 
     @property
     def scannable(self) -> bool:

@@ -1,5 +1,6 @@
 """From the inbox to the row: what a drain makes of hints."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -270,8 +271,11 @@ def test_more_missing_than_can_be_deleted_buries_nobody_and_files_a_reconcile(
     assert {e["outcome"] for e in world.events("acme")} == {"refused"}
     with world.engine.pool.connection() as conn:
         kinds = conn.execute("""SELECT "kind", "status" FROM sync_requests""").fetchall()
+        told = conn.execute("""SELECT "kind", "shop", "told" FROM alerts""").fetchall()
     assert kinds == [("reconcile", "queued")]
+    assert [alert[:2] for alert in told] == [("customers_missing", SHOP)]
     assert "nothing was deleted here" in caplog.text
+    assert "nothing was deleted here" in told[0][2]
 
 
 def test_a_mass_edit_is_one_scan_and_moves_no_watermark(world: World) -> None:
@@ -372,6 +376,37 @@ def test_an_event_that_cannot_be_processed_dies_after_five_tries_and_takes_nobod
     assert dead["attempts"] == 5
     assert "SQLSTATE 22" in dead["error"]
     assert {e["status"] for e in states.values() if e["id"] != dead["id"]} == {"done"}
+    rows = {n: row for n, row in world.rows("acme").items() if n != poison}
+    honest = [r for r in store.customers() if int(r["legacyResourceId"]) != poison]
+    assert list(differences(rows, honest)) == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["scanned", "read by id"])
+def test_a_poison_event_among_a_thousand_dies_alone_and_holds_up_none(
+    world: World, told: bool
+) -> None:
+    store = world.connect("acme", SHOP, customers=1000, restore_rate=1e6, maximum_available=1e6)
+    world.sync("acme")
+    poison = any_id(store)
+    store.edit(poison, createdAt="2026-99-99T00:00:00Z")
+    for record in store.customers():
+        number = int(record["legacyResourceId"])
+        edited = record if number == poison else store.edit(number, note="honest")
+        body = body_of(edited) if told else {"id": number}
+        world.hear("acme", "customers/update", body)
+    store.clear_requests()
+    world.drain()
+    assert len(reads(store)) == (1 if told else 10)  # of a mass edit the poisoned one alone
+    events = world.events("acme")
+    assert Counter((e["status"], e["attempts"]) for e in events) == {
+        ("done", 0): 999,
+        ("pending", 1): 1,
+    }
+    for _ in range(4):
+        world.pass_waits()
+        world.drain()
+    (dead,) = (e for e in world.events("acme") if e["status"] != "done")
+    assert (dead["status"], dead["attempts"], dead["customerId"]) == ("dead", 5, None)
     rows = {n: row for n, row in world.rows("acme").items() if n != poison}
     honest = [r for r in store.customers() if int(r["legacyResourceId"]) != poison]
     assert list(differences(rows, honest)) == []
@@ -564,6 +599,30 @@ def test_a_delete_whose_read_still_shows_the_customer_is_looked_at_again(
     assert len(world.events("acme")) == 2
 
 
+def test_a_merge_whose_read_still_shows_the_lost_customer_tells_into_whom_all_the_same(
+    world: World, store: Any
+) -> None:
+    """The second look knew only that somebody was gone, and `mergedIntoId` stayed empty."""
+    store.change(replica_lag_seconds=5)
+    world.simulator.clock.advance(10)
+    lost, kept = (int(record["legacyResourceId"]) for record in store.customers()[:2])
+    store.merge(lost, into=kept)
+    body = {
+        "admin_graphql_api_customer_kept_id": f"gid://shopify/Customer/{kept}",
+        "admin_graphql_api_customer_deleted_id": f"gid://shopify/Customer/{lost}",
+        "status": "completed",
+    }
+    world.hear("acme", "customers/merge", body)
+    world.drain()
+    assert world.rows("acme")[lost]["deletedAt"] is None
+    world.simulator.clock.advance(6)
+    world.pass_waits()
+    world.drain()
+    row = world.rows("acme")[lost]
+    assert (row["deletedAt"] is not None, row["mergedIntoId"]) == (True, kept)
+    assert len(world.events("acme")) == 2
+
+
 def test_orders_that_a_lagging_read_does_not_show_yet_are_read_again(
     world: World, store: Any
 ) -> None:
@@ -602,9 +661,10 @@ def test_a_mass_edit_with_one_row_that_postgres_refuses_goes_on_by_id(world: Wor
 
 
 def test_of_a_mass_edit_the_second_claim_does_not_read_again_what_the_first_has_read(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = world.connect("acme", SHOP, customers=1500)
+    monkeypatch.setattr("shopsync_pipeline.sync.desk.CLAIMED_AT_ONCE", 300)
+    store = world.connect("acme", SHOP, customers=600)
     world.sync("acme")
     world.simulator.clock.advance(60)
     for record in store.customers():
@@ -615,7 +675,7 @@ def test_of_a_mass_edit_the_second_claim_does_not_read_again_what_the_first_has_
     world.drain()
     assert world.differences("acme", store) == []
     pages = [r for r in store.requests if r["operation"] == "CustomersPage"]
-    assert (len(pages), reads(store)) == (6, [])
+    assert (len(pages), reads(store)) == (3, [])
 
 
 def test_a_pull_that_failed_for_a_row_is_not_whole_either(world: World, store: Any) -> None:

@@ -1,9 +1,5 @@
 """The reconcile: whatever is wrong in the table is found by reading the whole store, and mended."""
 
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,14 +20,6 @@ from shopsync_pipeline_tests.world import World, differences
 
 SHOP = "a.myshopify.com"
 WEEK = timedelta(days=7)
-
-RUN = """
-from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.organizations import open_engine
-from shopsync_pipeline.sync.reconcile import ReconcileOrder, reconcile_organizations
-with open_engine(Settings.from_env()) as engine:
-    list(reconcile_organizations(engine, ["acme"], ReconcileOrder(run_id="killed")))
-"""
 
 
 def connected(world: World, count: int, shop: str = SHOP, **settings: Any) -> Any:
@@ -311,32 +299,6 @@ def test_two_stores_of_one_organization_do_not_touch_each_other(world: World) ->
     assert "shopsync connect" in str(outcomes["b.myshopify.com"].error)
     assert [n for n, row in world.rows("acme").items() if row["deletedAt"]] == [gone]
     assert [each.shop for each in kept(world)] == [SHOP]
-
-
-@pytest.mark.deployment
-@pytest.mark.parametrize(
-    ("operation", "requests"),
-    [("StoreProbe", 1), ("CustomersSweep", 2), ("CustomersById", 1), ("CustomersById", 3)],
-)
-def test_a_reconcile_killed_anywhere_leaves_all_of_it_to_the_next(
-    world: World, operation: str, requests: int
-) -> None:
-    store = connected(world, 1000, latency_ms=20)
-    numbers = ids_of(store)
-    for number in numbers[:300]:
-        store.delete(number)
-    for number in numbers[400:600]:
-        store.edit(number, touch=False, note="changed")
-    process = subprocess.Popen([sys.executable, "-c", RUN], env={**os.environ, **world.environ})
-    while asked(store)[operation] < requests:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    assert kept(world) == []
-    reconciled(world)
-    assert living(world, store) == []
-    assert {n for n, row in world.rows("acme").items() if row["deletedAt"]} == set(numbers[:300])
 
 
 def test_a_store_disconnected_meanwhile_is_left(world: World) -> None:
