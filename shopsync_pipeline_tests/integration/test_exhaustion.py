@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -107,9 +106,7 @@ def test_a_thousand_idle_connections_below_a_shells_limit_of_256_hold_up_nobody(
             client = stack.enter_context(socket.create_connection(address_of(receiver)))
             assert is_alive(client)
         for _ in range(20):
-            began = time.monotonic()
-            assert receiver.deliver().status_code == 200
-            assert time.monotonic() - began < 1
+            assert statuses(receiver, 1) == {200}
 
 
 def test_connections_above_what_descriptors_allow_are_503_and_those_before_them_are_served(

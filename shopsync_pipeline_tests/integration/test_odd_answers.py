@@ -1,6 +1,7 @@
 """Whole answers with odd contents: rows, clocks, waits. What can be kept is kept as it is; what
 cannot is told, and nothing counts as read."""
 
+import json
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -132,6 +133,54 @@ def test_half_an_emoji_and_nul_become_a_character_that_postgres_can_keep(
         assert this.read(caplog) is None
         kept = shared.rows(this.organization)[number]["note"]
         assert kept == "here: " + "\N{REPLACEMENT CHARACTER}" * (half.count("\\u"))
+
+
+def test_one_customer_twice_in_the_place_of_another_buries_nobody(
+    shared: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other had been taken for deleted."""
+    with trial(shared, "drain", monkeypatch) as this:
+        before = shared.rows(this.organization)
+        other = max(before)
+        shared.hear(this.organization, "customers/update", {"id": other})
+        told = [json.loads(event["body"])["id"] for event in shared.events(this.organization)]
+        first, second = sorted(told)
+        assert second == other
+        at = ["data", "nodes", 1, "legacyResourceId"]
+        this.store.fault("altered", times=None, operation="CustomersById", at=at, value=str(first))
+        assert "other customers than those asked for" in str(this.read(caplog))
+        assert shared.rows(this.organization) == before
+        this.assert_nothing_counts()
+        this.store.clear_faults()
+        shared.pass_waits()
+        assert this.read(caplog) is None
+        assert this.differences() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "by"),
+    [
+        pytest.param('"updatedAt":"', '"updatedAt":null,"before":"', id="no time"),
+        pytest.param('Z"', '"', id="no zone"),
+        pytest.param('"amount":', '"amount":1e999,"before":', id="an amount without end"),
+    ],
+)
+def test_a_load_whose_rows_cannot_be_ordered_or_weighed_fails_as_a_whole(
+    shared: World,
+    text: str,
+    by: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with trial(shared, "bulk", monkeypatch) as this:
+        this.store.fault("respelled", times=None, text=text, by=by, operation="bulk_file")
+        assert "the result of the bulk operation is broken" in str(this.read(caplog))
+        this.assert_nothing_counts()
+        assert shared.integration(this.organization).watermark is None
+        this.store.clear_faults()
+        shared.pass_waits()
+        assert this.read(caplog) is None
+        assert this.differences() == []
 
 
 # Clocks

@@ -156,6 +156,18 @@ def test_a_redacted_person_is_gone_from_rows_and_bodies_and_nothing_brings_them_
     assert world.rows("acme")[person]["name"] is None
 
 
+def test_a_redaction_that_comes_again_leaves_the_row_as_it_was(world: World, store: Any) -> None:
+    """A replay of the inbox gave it a later read and another run."""
+    person = number(store)
+    store.request_redaction(person)
+    world.hear("acme", "customers/redact", redact(person))
+    world.drain()
+    before = world.rows("acme")
+    world.hear("acme", "customers/redact", redact(person))
+    replay_everything(world)
+    assert world.rows("acme") == before
+
+
 def test_a_redacted_person_who_was_not_known_stays_unknown(world: World, store: Any) -> None:
     """The redaction overtakes the first load."""
     made = store.create()

@@ -1,0 +1,24 @@
+"""What histories have found, as short as it became."""
+
+import pytest
+
+from shopsync_pipeline_tests.histories.history import History
+from shopsync_pipeline_tests.histories.machine import Stage
+
+
+@pytest.fixture
+def history(stage: Stage) -> History:
+    return History(stage.world, stage.inbox, stage.conn, shops=2, customers=4, ahead=0)
+
+
+def test_a_deletion_told_to_the_organizations_other_shop_keeps_no_redaction_out(
+    history: History,
+) -> None:
+    """The other shop's tombstone of an id it never had was in the way, and the person came back."""
+    history.forge(shop=1, topic="customers/delete", owner=0, who=0, ahead=None)
+    history.hear(1)
+    history.ask_to_be_forgotten(shop=0, who=0)
+    history.hear(0)
+    history.look()
+    history.restore(0)
+    history.end()
