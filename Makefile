@@ -41,7 +41,7 @@ test-histories: $(VENV)/.dev  ## generated histories of stores, webhooks and run
 	HISTORIES="$(HISTORIES)" $(BIN)/pytest -n 2 -m histories $(ARGS)
 
 test-kills: $(VENV)/.dev  ## receiver and engine killed at random moments and at each crash point (KILLS: how often)
-	KILLS="$(KILLS)" $(BIN)/pytest -n 0 -m kills $(ARGS)
+	KILLS="$(KILLS)" $(BIN)/pytest -n 2 --dist worksteal -m kills $(ARGS)
 
 test-deployment: $(VENV)/.dev  ## whole deployments, whose processes are killed (KILLS: how often)
 	KILLS="$(KILLS)" $(BIN)/pytest -n 0 -m deployment $(ARGS)
