@@ -373,6 +373,12 @@ def postgres_of(home: Path) -> list[int]:
     return [int(pid) for pid in (postmaster, *children.split())]
 
 
+def parent_of(pid: int) -> int:
+    """Raises FileNotFoundError where the process has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("PPid:", 1)[1].split()[0])
+
+
 def kill(*pids: int) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
