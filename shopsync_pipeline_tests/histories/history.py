@@ -215,7 +215,8 @@ class History(Outside):
 
     def _nothing_more_is_written(self, organizations: Sequence[str]) -> None:
         """Not by a second pull, and not by all that ever came; of a shop that was redacted nobody
-        is known any more, so there each deletion would be news."""
+        is known any more, so in its organization a deletion may be news, also one that was sent for
+        the wrong shop."""
         before = Seen.now(self._conn)
         again = self.world.sync(*organizations)
         assert {each.state for each in again} <= {"synced"}
@@ -223,7 +224,8 @@ class History(Outside):
         assert sum(each.inserted + each.updated for each in counts) == 0
         self._conn.execute(
             """UPDATE webhook_events SET "status" = 'pending', "attempts" = 0, "reads" = 0
-               WHERE "status" IN ('done', 'dead') AND NOT "integrationId" = ANY(%s)""",
+               WHERE "status" IN ('done', 'dead') AND "organizationId" NOT IN (
+                 SELECT "organizationId" FROM integrations WHERE "id" = ANY(%s))""",
             [self.oracle.forgotten],
         )
         self._drain_all()
