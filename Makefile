@@ -9,9 +9,9 @@ GROWTH ?=
 LOAD ?=
 KILLS ?=
 HISTORIES ?= 1000
-HEAVY := deployment or celery or histories or kills or proxy
+HEAVY := faults or histories or kills or deployment or celery or proxy
 
-.PHONY: demo up test test-histories test-kills test-deployment test-celery test-proxy check audit bench lock clean
+.PHONY: demo up test test-faults test-histories test-kills test-deployment test-celery test-proxy check audit bench lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/uv:
@@ -36,6 +36,9 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
 	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not ($(HEAVY))" $(ARGS)
+
+test-faults: $(VENV)/.dev  ## what stores, servers, disks and sockets may do, each in each way it meets us
+	$(BIN)/pytest -n 2 --dist worksteal -m faults $(ARGS)
 
 test-histories: $(VENV)/.dev  ## generated histories of stores, webhooks and runs (HISTORIES: how many)
 	HISTORIES="$(HISTORIES)" $(BIN)/pytest -n 2 -m histories $(ARGS)

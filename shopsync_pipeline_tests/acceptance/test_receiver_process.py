@@ -27,6 +27,8 @@ from shopsync_pipeline_tests.integration.test_receiver import (
 )
 from shopsync_pipeline_tests.world import free_port
 
+pytestmark = pytest.mark.faults
+
 
 def started(environ: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

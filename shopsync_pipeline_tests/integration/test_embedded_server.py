@@ -22,6 +22,9 @@ from shopsync_pipeline.db.server import ServerAddress, _Server, embedded_server,
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.processes import Postgres
 
+pytestmark = pytest.mark.faults
+
+
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 COMMAND = """
 import sys

@@ -41,6 +41,9 @@ from shopsync_pipeline_tests.integration.test_receiver_trouble import (
 from shopsync_pipeline_tests.world import free_port
 from webhook_receiver.lines import once
 
+pytestmark = pytest.mark.faults
+
+
 MEBIBYTE = 1024 * 1024
 FILL_WAL = "SELECT pg_logical_emit_message(true, 'x', repeat('x', 1000000), true)"
 RECEIVED = f"Received customers/update from {SHOP}"

@@ -20,6 +20,9 @@ import pytest
 from shopsync_pipeline_tests.trials import A_PAGE, OPERATION, Way, trial
 from shopsync_pipeline_tests.world import World
 
+pytestmark = pytest.mark.faults
+
+
 Wait = Literal["never", "a minute", "an hour", "a day"]
 
 BEFORE: Mapping[Way, int] = {"pull": 1, "drain": 0, "reconcile": 1, "bulk": 0, "subscriptions": 0}

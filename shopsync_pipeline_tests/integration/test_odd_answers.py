@@ -11,6 +11,9 @@ import pytest
 from shopsync_pipeline_tests.trials import Trial, Way, trial
 from shopsync_pipeline_tests.world import World
 
+pytestmark = pytest.mark.faults
+
+
 SHOP = "a.myshopify.com"
 
 

@@ -9,6 +9,9 @@ from shopsync_pipeline.processes import Processes
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline_tests.acceptance.deployment import wait_for
 
+pytestmark = pytest.mark.faults
+
+
 LEADER = """
 import signal, subprocess, sys
 subprocess.Popen([sys.executable, "-m", "run"])

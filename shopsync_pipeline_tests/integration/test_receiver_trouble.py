@@ -36,6 +36,9 @@ from shopsync_pipeline_tests.integration.test_receiver import (
 from webhook_receiver.lines import LINES, Lines
 from webhook_receiver.verify import Unverified
 
+pytestmark = pytest.mark.faults
+
+
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 IN_TIME = 2.0
 WELL_AGAIN = 5.0

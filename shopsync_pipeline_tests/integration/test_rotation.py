@@ -27,6 +27,9 @@ from shopsync_pipeline.models import Credentials
 from shopsync_pipeline_tests.acceptance.test_cli import refused, shopsync
 from shopsync_pipeline_tests.world import World, free_port
 
+pytestmark = pytest.mark.faults
+
+
 SHOP = "a.myshopify.com"
 HELD = Credentials(
     access_token="shpat_a",
