@@ -37,6 +37,8 @@ LONGEST_SECONDS = 60
 """A run that works longer goes round in circles. Its steps say nothing: while a thread merges, it
 takes as many as the clock of the simulator is moved."""
 
+MOST_AT_ONCE = 1000
+
 Kind = Literal["pull", "full pull", "reconcile", "drain"]
 
 
@@ -102,7 +104,9 @@ class Runs:
     def __init__(self, world: World) -> None:
         self._clock = world.simulator.clock
         self._touches = Touches(world.engine.pool)
-        self._engine = replace(world.engine, pool=cast(Pool, self._touches))
+        # Runs that are stopped midway hold their place, so that others would wait for ever.
+        places = threading.Semaphore(MOST_AT_ONCE)
+        self._engine = replace(world.engine, pool=cast(Pool, self._touches), bulk=places)
         self._pool = world.engine.pool
         self._number = 0
         self.under_way: list[Run] = []
