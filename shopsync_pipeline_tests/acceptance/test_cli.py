@@ -13,6 +13,8 @@ from cryptography.fernet import Fernet
 from shopsync_pipeline.db import requests, watch
 from shopsync_pipeline_tests.world import World
 
+pytestmark = pytest.mark.deployment
+
 SHOP = "a.myshopify.com"
 
 

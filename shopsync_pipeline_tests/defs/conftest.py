@@ -1,5 +1,6 @@
 """A Dagster instance of the project's own dagster.yaml, on a Postgres of its own."""
 
+import gc
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,12 @@ def instance(
     dagster_template: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[DagsterInstance]:
-    """As in a deployment, with the world's environment; storage is dagster-postgres."""
+    """As in a deployment, with the world's environment; storage is dagster-postgres.
+
+    A context of an evaluation, when it is collected, makes that instance's storage the current one
+    again under which it was made. Those of earlier tests go now, not while this instance is open.
+    """
+    gc.collect()
     name = f"dagster_{next(_numbers)}"
     with psycopg.connect(server.url(), autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE {dagster_template}")
