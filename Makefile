@@ -35,7 +35,7 @@ up: $(VENV)/.runtime  ## database, migrations, receiver, Dagster UI and daemon
 	$(BIN)/shopsync up $(ARGS)
 
 test: $(VENV)/.dev  ## the tests (ARGS: more for pytest; ADMIN_SCHEMA: Shopify's full schema)
-	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 2 --dist worksteal -m "not ($(HEAVY))" $(ARGS)
+	ADMIN_SCHEMA="$(ADMIN_SCHEMA)" $(BIN)/pytest -n 3 --dist worksteal -m "not ($(HEAVY))" $(ARGS)
 
 test-faults: $(VENV)/.dev  ## what stores, servers, disks and sockets may do, each in each way it meets us
 	$(BIN)/pytest -n 2 --dist worksteal -m faults $(ARGS)
