@@ -8,6 +8,7 @@ import gc
 import itertools
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ KEPT_REQUESTS = 50_000
 MANY = 50_000
 
 
-class CustomerStore:
+class CustomerStore(ABC):
     def __init__(
         self, shop: str, *, number: int, clock: Clock, credentials: Credentials, seed: int
     ) -> None:
@@ -68,8 +69,8 @@ class CustomerStore:
             if {"maximum_available", "maximumAvailable"} & set(settings):
                 self.bucket.available = self.settings.maximum_available
 
-    def _tell(self, messages: list[events.Message]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _tell(self, messages: list[events.Message]) -> None: ...
 
     # customers
 

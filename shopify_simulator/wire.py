@@ -10,6 +10,7 @@ import gzip
 import socket
 import struct
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
@@ -137,7 +138,7 @@ BAD_GZIP: Mapping[str | None, Callable[[bytes], bytes]] = {
 }
 
 
-class RawResponse(Response):
+class RawResponse(Response, ABC):
     """Writes to the connection itself and closes it."""
 
     def __init__(self, reply: Reply, fault: Fault, waits: Waits) -> None:
@@ -153,8 +154,8 @@ class RawResponse(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    async def write(self, transport: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def write(self, transport: Any) -> None: ...
 
     async def drip(self, transport: Any, content: bytes) -> None:
         step = DRIP_SECONDS if self.seconds is None else self.seconds

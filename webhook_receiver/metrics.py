@@ -33,7 +33,7 @@ from shopsync_pipeline.db import reconciliations, schema, watch
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.db.reconciliations import FINDINGS, Reconciliation
 from shopsync_pipeline.db.watch import InboxState, StoreState, Tick
-from shopsync_pipeline.errors import DatabaseTrouble
+from shopsync_pipeline.errors import DatabaseTrouble, StoreTrouble
 from shopsync_pipeline.settings import Settings
 from webhook_receiver.guards import require_bearer
 from webhook_receiver.lines import Lines
@@ -42,7 +42,7 @@ from webhook_receiver.seldom import Seldom
 log = logging.getLogger(__name__)
 
 CACHED_SECONDS = 5.0
-STATUSES = ("ok", "needs_reauth", "needs_scope", "paused", "gone")
+STATUSES = ("ok", *(trouble.status for trouble in StoreTrouble.__subclasses__()))
 OUTCOMES = ("received", "duplicate", "refused", "malformed", "unavailable", "failed", "gone")
 """Of a delivery: stored, stored before, not verified, no delivery, answered 503, answered 500, hung
 up on."""

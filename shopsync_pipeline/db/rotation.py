@@ -37,7 +37,7 @@ def rotate(conn: Conn, cipher: Cipher) -> list[Rotation]:
     told = []
     for table, columns in SEALED.items():
         kinds = [Rotation(kind=f"{table}.{column}") for column in columns]
-        for row_id in _ids(conn, table):
+        for row_id, *_ in _sealed(conn, table):
             _rotate_row(conn, cipher, table, row_id, kinds)
         told += kinds
     return told
@@ -49,8 +49,8 @@ def under_old_keys(conn: Conn, cipher: Cipher) -> int:
     return sum(
         cipher.renewed(text) != text
         for table in SEALED
-        for row_id in _ids(conn, table)
-        for text in _texts(conn, table, row_id)
+        for _, *texts in _sealed(conn, table)
+        for text in texts
         if text is not None
     )
 
@@ -96,17 +96,20 @@ def _rotate_row(
             kind.reencrypted += 1
 
 
-def _ids(conn: Conn, table: str) -> list[str]:
-    columns = sql.SQL(", ").join(map(sql.Identifier, SEALED[table]))
-    query = sql.SQL('SELECT "id" FROM {} WHERE coalesce({}) IS NOT NULL ORDER BY "id"')
-    return [row[0] for row in conn.execute(query.format(sql.Identifier(table), columns))]
+def _columns(table: str) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, SEALED[table]))
+
+
+def _sealed(conn: Conn, table: str) -> list[tuple[str, ...]]:
+    """The id of each row that holds something, and what it holds."""
+    query = sql.SQL('SELECT "id", {0} FROM {1} WHERE coalesce({0}) IS NOT NULL ORDER BY "id"')
+    return conn.execute(query.format(_columns(table), sql.Identifier(table))).fetchall()
 
 
 def _texts(conn: Conn, table: str, row_id: str) -> tuple[str | None, ...]:
     """None for all where the row is gone."""
-    columns = sql.SQL(", ").join(map(sql.Identifier, SEALED[table]))
-    query = sql.SQL('SELECT {} FROM {} WHERE "id" = %s').format(columns, sql.Identifier(table))
-    row = conn.execute(query, [row_id]).fetchone()
+    query = sql.SQL('SELECT {} FROM {} WHERE "id" = %s')
+    row = conn.execute(query.format(_columns(table), sql.Identifier(table)), [row_id]).fetchone()
     return cast(tuple[str | None, ...], row) if row else (None,) * len(SEALED[table])
 
 

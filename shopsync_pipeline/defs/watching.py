@@ -141,10 +141,10 @@ def _report(
 ) -> tuple[list[AssetCheckEvaluation], dict[str, Any]]:
     """The check of the inbox, where it says something new, or last spoke long ago; and what it
     said when."""
-    result = inbox_result(conn, found)
     keys = sorted(trouble.key for trouble in found if trouble.kind in OF_THE_INBOX)
     if last.get("keys") == keys and time.time() - last["at"] < SAID_AGAIN_AFTER:
         return [], dict(last)
+    result = inbox_result(conn, found)
     evaluation = AssetCheckEvaluation(
         asset_key=AssetKey("webhook_events"),
         check_name="webhooks_are_processed",

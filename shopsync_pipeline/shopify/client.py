@@ -13,13 +13,13 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from shopsync_pipeline.errors import BrokenAnswer, RetryableError, Throttled
+from shopsync_pipeline.errors import RetryableError, Throttled
 from shopsync_pipeline.settings import checked_shop
 from shopsync_pipeline.shopify.answers import (
-    SHAPE_ERRORS,
     Answer,
     RawAnswer,
     answer_of,
+    as_documented,
     cost_of,
     parse,
 )
@@ -127,7 +127,8 @@ class ShopClient:
             url = f"{self._base}/admin/api/{self._version}/graphql.json"
             raw = post(self._session, self.shop, url, body, {"X-Shopify-Access-Token": token})
             payload = parse(self.shop, raw)
-            cost = _cost(self.shop, payload)
+            with as_documented(self.shop, "extensions.cost"):
+                cost = cost_of(payload)
             if cost is not None:
                 self._costs[cost_key] = cost.requested
             return answer_of(self.shop, self._version, raw, payload)
@@ -177,10 +178,3 @@ class _Patience:
             raise error
         self.tries += 1
         return BACKOFF[self.tries - 2]
-
-
-def _cost(shop: str, payload: dict[str, Any]) -> Any:
-    try:
-        return cost_of(payload)
-    except SHAPE_ERRORS:
-        raise BrokenAnswer(shop, "extensions.cost is not as documented") from None

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import requests as http
@@ -35,6 +34,7 @@ from shopsync_pipeline.models import Credentials, Mode, SyncRequest
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_store
 from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline_tests.acceptance.background import Background
 from shopsync_pipeline_tests.world import differences, free_port, rows_of_organization
 
 READY_SECONDS = 120
@@ -462,45 +462,30 @@ def dagster_instance(environ: Mapping[str, str]) -> Iterator[DagsterInstance]:
         yield instance
 
 
-class Traffic(threading.Thread):
+class Traffic(Background):
     """Customers of all stores change until the block ends: most are edited, some are new, few
     leave; by chance, but the same for the same seed. Who leaves was not changed before: an edit
     whose customer is gone, before anything told so, is read again after 2 and 30 seconds."""
 
     def __init__(self, *stores: SimulatedStore, seed: int, pause: float = 0.05) -> None:
-        super().__init__(name="traffic", daemon=True)
+        super().__init__("traffic")
         self._stores = stores
         self._random = random.Random(seed)
         self._pause = pause
-        self._over = threading.Event()
         ids = {store.shop: store.ids() for store in stores}
         self._staying = {shop: found[::2] for shop, found in ids.items()}
         self._leaving = {shop: found[1::2] for shop, found in ids.items()}
-        self._trouble: Exception | None = None
         self.changes = 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-        if self._trouble:
-            raise self._trouble
 
     def goes_on(self, changes: int, seconds: float = 30) -> None:
         """Wait until there were so many more."""
         until = self.changes + changes
-        wait_for(lambda: self.changes >= until or self._trouble, seconds, f"{changes} changes more")
+        wait_for(lambda: self.changes >= until or self.trouble, seconds, f"{changes} changes more")
 
-    def run(self) -> None:
-        try:
-            while not self._over.wait(self._pause):
-                self._change(self._random.choice(self._stores))
-                self.changes += 1
-        except Exception as trouble:  # noqa: BLE001  # raised again where the block ends
-            self._trouble = trouble
+    def work(self) -> None:
+        while not self.over.wait(self._pause):
+            self._change(self._random.choice(self._stores))
+            self.changes += 1
 
     def _change(self, store: SimulatedStore) -> None:
         staying, leaving = self._staying[store.shop], self._leaving[store.shop]

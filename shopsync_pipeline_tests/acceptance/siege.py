@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Self
 
 from shopify_simulator.stores import Store
 from shopsync_pipeline.db.customers import duplicate_keys
+from shopsync_pipeline_tests.acceptance.background import Background
 from shopsync_pipeline_tests.acceptance.child import READY, REPORT
 from shopsync_pipeline_tests.world import World, differences
 
@@ -140,29 +140,20 @@ class Child:
         assert self.killed, self.last_words
 
 
-class Traffic(threading.Thread):
+class Traffic(Background):
     """The store's customers change until the block ends: most are edited, some are new, few leave,
     and of some only the orders change, which moves no `updatedAt`."""
 
     def __init__(self, store: Store, chance: random.Random, pause: float = 0.02) -> None:
-        super().__init__(name="traffic", daemon=True)
+        super().__init__("traffic")
         self._store = store
         self._chance = random.Random(chance.random())
         self._pause = pause
-        self._over = threading.Event()
         self.changes = 0
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
+    def work(self) -> None:
         ids = [int(record["legacyResourceId"]) for record in self._store.customers()]
-        while not self._over.wait(self._pause):
+        while not self.over.wait(self._pause):
             self.change(ids)
             self.changes += 1
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,10 +23,6 @@ from urllib.parse import urlencode
 import psutil  # type: ignore[import-untyped]
 import pytest
 import urllib3
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -40,6 +35,7 @@ from shopsync_pipeline_tests.acceptance.deployment import (
     deployed,
     wait_for,
 )
+from shopsync_pipeline_tests.certificates import self_signed
 from shopsync_pipeline_tests.integration.test_receiver import WEBHOOKS, signature
 from shopsync_pipeline_tests.world import free_port
 
@@ -145,25 +141,9 @@ def signed(store: SimulatedStore, body: Any) -> dict[str, str]:
 
 def certificate_in(folder: Path) -> Path:
     """One for both names that vouches for itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Shopsync")])
-    now = datetime.now(UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(UI), x509.DNSName(RECEIVER)])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / "shopsync.key").write_bytes(private)
-    (folder / "shopsync.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    certificate, key = self_signed(hosts=[UI, RECEIVER])
+    (folder / "shopsync.key").write_bytes(key)
+    (folder / "shopsync.crt").write_bytes(certificate)
     return folder / "shopsync.crt"
 
 

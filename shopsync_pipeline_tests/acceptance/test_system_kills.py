@@ -13,7 +13,6 @@ import random
 import signal
 import statistics
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -32,6 +31,7 @@ from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 from shopsync_pipeline import local
 from shopsync_pipeline.db.engine import libpq_url
 from shopsync_pipeline.db.server import embedded_server
+from shopsync_pipeline_tests.acceptance.background import Background
 from shopsync_pipeline_tests.acceptance.deployment import (
     SECRET,
     LocalDeployment,
@@ -325,30 +325,21 @@ class Answer:
     status: int
 
 
-class Stream(threading.Thread):
+class Stream(Background):
     """Signed deliveries at DELIVERIES_A_SECOND, whatever becomes of them, until the block ends."""
 
     def __init__(self, field: Field) -> None:
-        super().__init__(name="stream", daemon=True)
+        super().__init__("stream")
         self._uri = field.deployment.webhooks_uri
         self._store = field.stores[0]
         self._ids = self._store.ids()
-        self._over = threading.Event()
         self.answers: list[Answer] = []
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
+    def work(self) -> None:
         with ThreadPoolExecutor(4 * DELIVERIES_A_SECOND) as pool:
             began = time.monotonic()
             posted: list[Future[Answer]] = []
-            while not self._over.wait(max(0.0, began - time.monotonic())):
+            while not self.over.wait(max(0.0, began - time.monotonic())):
                 posted.append(pool.submit(self._post, self._ids[len(posted) % len(self._ids)]))
                 began += 1 / DELIVERIES_A_SECOND
             self.answers = [each.result() for each in posted]

@@ -1,21 +1,16 @@
 """TLS to a store: whom `requests` would trust, with the authorities read once for all stores."""
 
 import http.server
-import ipaddress
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from shopsync_pipeline.errors import Unreachable
 from shopsync_pipeline.shopify.transport import new_session, post
+from shopsync_pipeline_tests.certificates import self_signed
 from shopsync_pipeline_tests.world import free_port
 
 SHOP = "acme.myshopify.com"
@@ -36,25 +31,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A certificate for the address 127.0.0.1 alone that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a store")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
     path = tmp_path / "authority.pem"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
+    path.write_bytes(b"".join(self_signed(addresses=["127.0.0.1"])))
     return path
 
 
