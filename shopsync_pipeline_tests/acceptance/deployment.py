@@ -298,16 +298,16 @@ class Deployment:
 
     # processes
 
-    def run_pid(self, run_id: str) -> int:
-        """Of the process that executes a run, as that process itself has told Dagster."""
+    def run_pid(self, run_id: str) -> int | None:
+        """Of the process that executes a run, as that process itself has told Dagster; None once it
+        has ended."""
         events = self.instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
         (pid,) = {
             int(told[1])
             for event in events
             if (told := re.search(r"Started process for run \(pid: (\d+)\)", event.message))
         }
-        assert pid in self.processes()
-        return pid
+        return pid if pid in self.processes() else None
 
     def processes(self) -> dict[int, str]:
         """Command lines of all that runs with this home in its environment."""

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -23,9 +22,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from shopsync_pipeline import local
 from shopsync_pipeline.db import credentials, integrations
+from shopsync_pipeline.db.binaries import programs_for
 from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import libpq_url
-from shopsync_pipeline.db.server import PACKAGE, PROGRAMS
 from shopsync_pipeline_tests.acceptance.canary import Canary, plant
 from shopsync_pipeline_tests.acceptance.deployment import Deployment, processes_of
 
@@ -118,16 +117,12 @@ def _in_databases(deployment: Deployment, hidden: Texts, person: Texts) -> Itera
 
 def _dump(url: str) -> bytes:
     """By pg_dump, which hears the password from its environment."""
-    package = find_spec(PACKAGE)
-    assert package is not None
-    assert package.origin is not None
-    program = Path(package.origin).parent.parent / PROGRAMS / "pg_dump"
     names = {"host", "port", "user", "password", "dbname", "options"}
     given = {name: str(value) for name, value in conninfo_to_dict(libpq_url(url)).items() if value}
     env = {f"PG{name.upper()}": given[name] for name in names & given.keys()}
     env["PGDATABASE"] = env.pop("PGDBNAME")
     return subprocess.run(
-        [program], env={**os.environ, **env}, capture_output=True, check=True
+        [programs_for(None) / "pg_dump"], env={**os.environ, **env}, capture_output=True, check=True
     ).stdout
 
 

@@ -86,7 +86,9 @@ def test_a_drain_killed_again_and_again_in_traffic_loses_nothing_and_repeats_not
             victim = working(deployment)
             traffic.goes_on(chance.randrange(60))
             victim = working(deployment)  # it may have handed over meanwhile
-            kill(deployment.run_pid(victim.run_id))
+            pid = deployment.run_pid(victim.run_id)
+            assert pid
+            kill(pid)
             killed_at = deployment.clock()
             unreported += unreported_of(deployment, victim.run_id)
     wait_for(deployment.all_settled, TAKEN_OVER_SECONDS, "all events done")

