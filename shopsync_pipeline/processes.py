@@ -33,7 +33,7 @@ CALM_SECONDS = 60.0
 """A program that ran so long may be started again at once; one that ends sooner waits twice as long
 each time, at most MOST_PAUSE."""
 
-MOST_PAUSE = 30.0
+MOST_PAUSE = 10.0
 
 
 @dataclass(kw_only=True)
