@@ -204,7 +204,12 @@ class Oracle:
         if told.updated_at is None or event["error"] or event["integrationId"] in self.forgotten:
             return
         assert row, f"{told} is done and brought nobody"
-        set_back = row["lastSyncVia"] == "RECONCILE" or row["redactedAt"] or row["deletedAt"]
+        set_back = (
+            row["lastSyncVia"] == "RECONCILE"
+            or row["redactedAt"]
+            or row["deletedAt"]
+            or event["outcome"] == "deleted"  # and came back since
+        )
         assert set_back or row["shopifyUpdatedAt"] >= told.updated_at, (
             f"{told} is done, the row is of {row['shopifyUpdatedAt']}"
         )

@@ -22,3 +22,16 @@ def test_a_deletion_told_to_the_organizations_other_shop_keeps_no_redaction_out(
     history.look()
     history.restore(0)
     history.end()
+
+
+def test_who_was_found_deleted_by_a_hint_dated_ahead_may_come_back_with_an_earlier_date(
+    history: History,
+) -> None:
+    """The oracle wanted the hint's date of a row that a later read by id had revived."""
+    history.forge(shop=0, topic="customers/update", owner=0, who=0, ahead=60)
+    history.delete(0, 0)
+    history.hear(0)
+    history.look()
+    history.restore(0)
+    history.hear(0)
+    history.end()
