@@ -155,10 +155,17 @@ def ends(*modules: str) -> Strike:
 
 def stops(*pids: int) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        signal_to(pid, signal.SIGSTOP)
     time.sleep(STOPPED_SECONDS)  # what is tested: nobody moves for so long
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        signal_to(pid, signal.SIGCONT)
+
+
+def signal_to(pid: int, number: int) -> None:
+    """A backend may have left; one that did while its postmaster stood still is gone once that
+    goes on."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def kill_a_pull(field: Field, chance: random.Random, *others: str) -> None:
