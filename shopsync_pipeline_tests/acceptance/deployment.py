@@ -302,12 +302,9 @@ class Deployment:
         """Of the process that executes a run, as that process itself has told Dagster; None once it
         has ended."""
         events = self.instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
-        (pid,) = {
-            int(told[1])
-            for event in events
-            if (told := re.search(r"Started process for run \(pid: (\d+)\)", event.message))
-        }
-        return pid if pid in self.processes() else None
+        told = [re.search(r"Started process for run \(pid: (\d+)\)", e.message) for e in events]
+        pids = {int(each[1]) for each in told if each}
+        return next(iter(pids & self.processes().keys()), None)
 
     def processes(self) -> dict[int, str]:
         """Command lines of all that runs with this home in its environment."""

@@ -76,7 +76,7 @@ PULLED = 1500
 
 DAEMON, CODE_SERVER = "dagster._daemon", "shopsync_pipeline.defs.code_server"
 WEBSERVER, RECEIVER = "dagster_webserver", "webhook_receiver"
-BEGUN = [DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS]
+BEGUN = [DagsterRunStatus.STARTED, DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
 UNFINISHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 Strike = Callable[["Field", random.Random], None]
@@ -112,6 +112,7 @@ class Field:
             request = self.deployment.file("sync", self.pulled.organization, "full")
             if pid := self.deployment.run_pid(self.begun(request).run_id):
                 return pid
+            self.deployment.ended(request, STARTED_AT_MOST_SECONDS)  # until then it is not repeated
 
     def begun(self, request: str) -> DagsterRun:
         tags, instance = {f"shopsync_request/{request}": "true"}, self.deployment.instance

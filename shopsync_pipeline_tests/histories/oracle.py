@@ -208,7 +208,7 @@ class Oracle:
             row["lastSyncVia"] == "RECONCILE"
             or row["redactedAt"]
             or row["deletedAt"]
-            or event["outcome"] == "deleted"  # and came back since
+            or row["lastSyncedAt"] > event["processedAt"]  # who was deleted then came back
         )
         assert set_back or row["shopifyUpdatedAt"] >= told.updated_at, (
             f"{told} is done, the row is of {row['shopifyUpdatedAt']}"
