@@ -17,6 +17,7 @@ from shopsync_pipeline.db.engine import connect
 from shopsync_pipeline.defs.celery_launcher import WarmWorkerLauncher
 from shopsync_pipeline.processes import Processes
 from shopsync_pipeline.settings import Settings
+from shopsync_pipeline_tests.acceptance import leaks
 from shopsync_pipeline_tests.acceptance.deployment import (
     SECRET,
     Deployment,
@@ -86,7 +87,7 @@ def redis_running(folder: Path) -> Iterator[str]:
 def dagster_home(folder: Path) -> Path:
     """With the deployment's own dagster.yaml, whose run monitoring looks more often."""
     home = folder / "dagster"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     config = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     config["run_monitoring"] |= MONITORING
     (home / "dagster.yaml").write_text(yaml.safe_dump(config))
@@ -121,8 +122,8 @@ def deployed_with_celery(**environ: str) -> Iterator[CeleryDeployment]:
         )
         env = {
             **local.environment(settings),
-            "DAGSTER_HOME": str(dagster_home(folder)),
-            "CELERY_REDIS_URL": stack.enter_context(redis_running(folder)),
+            "DAGSTER_HOME": str(dagster_home(settings.home)),
+            "CELERY_REDIS_URL": stack.enter_context(redis_running(settings.home)),
         }
         started = Processes(settings)
         stack.callback(started.stop)
@@ -138,12 +139,14 @@ def deployed_with_celery(**environ: str) -> Iterator[CeleryDeployment]:
         started.wait_until(lambda: answers(f"{local.ui_url(settings)}/server_info"), "The UI")
         started.wait_until(lambda: all(" ready." in log.read_text() for log in workers), "A worker")
         started.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
-        yield CeleryDeployment(
+        deployment = CeleryDeployment(
             settings=settings,
             simulator=simulator,
             conn=stack.enter_context(connect(settings.required_database_url())),
             instance=stack.enter_context(dagster_instance(env)),
         )
+        yield deployment
+        leaks.nothing_leaked(deployment)
 
 
 def answers(url: str) -> bool:

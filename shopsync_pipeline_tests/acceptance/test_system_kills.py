@@ -249,6 +249,7 @@ KINDS: dict[str, Strike] = {
     "kill of a backend of Postgres": kill_a_backend,
     "end of all connections": cut_all_connections,
     "stop of the daemon": lambda field, _: stops(field.pid(DAEMON)),
+    "stop of the code server": lambda field, _: stops(field.pid(CODE_SERVER)),
     "stop of the receiver": lambda field, _: stops(field.pid(RECEIVER)),
     "stop of the drain": lambda field, _: stops(field.drain_pid()),
     "stop of Postgres": lambda field, _: stops(*postgres_of(field.deployment.home)),
