@@ -7,11 +7,12 @@ BULK ?=
 TICK ?=
 GROWTH ?=
 LOAD ?=
+ROWS ?=
 KILLS ?=
 HISTORIES ?= 1000
-HEAVY := faults or histories or kills or deployment or celery or proxy
+HEAVY := faults or histories or kills or deployment or celery or proxy or pages
 
-.PHONY: demo up test test-faults test-histories test-kills test-deployment test-celery test-proxy check audit bench lock clean
+.PHONY: demo up test test-faults test-histories test-kills test-deployment test-celery test-proxy test-pages check audit bench lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/uv:
@@ -57,6 +58,10 @@ test-proxy: $(VENV)/.dev  ## the reverse proxy before Dagster's UI; needs nginx 
 	@command -v nginx >/dev/null || { echo "test-proxy needs nginx: install the package nginx" >&2; exit 1; }
 	$(BIN)/pytest -n 0 -m proxy $(ARGS)
 
+test-pages: $(VENV)/.dev  ## the customers page in a browser; needs chromium on the PATH
+	@command -v chromium >/dev/null || { echo "test-pages needs Chromium: install the package chromium, so that the command chromium is on the PATH" >&2; exit 1; }
+	$(BIN)/pytest -n 0 -m pages $(ARGS)
+
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,7 +71,7 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 audit: $(VENV)/.dev  ## known vulnerabilities of the locked packages; asks PyPI
 	.ci/audit
 
-bench: $(VENV)/.dev  ## ratios measured in one run (BULK, TICK, GROWTH, LOAD: how much of each)
+bench: $(VENV)/.dev  ## ratios measured in one run (BULK, TICK, GROWTH, LOAD, ROWS: how much of each)
 	$(BIN)/python -m benchmarks.pull
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.bulk $(BULK)
@@ -75,6 +80,7 @@ bench: $(VENV)/.dev  ## ratios measured in one run (BULK, TICK, GROWTH, LOAD: ho
 	$(BIN)/python -m benchmarks.against_dlt
 	$(BIN)/python -m benchmarks.drain
 	$(BIN)/python -m benchmarks.receiver_load $(LOAD)
+	$(BIN)/python -m benchmarks.customers_page $(ROWS)
 
 COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate

@@ -40,6 +40,7 @@ def run(settings: Settings, out: Console, *, once: bool) -> None:
             # A store connected by a bare token has no secret of its own: the deployment's signs.
             webhook_secrets=(apps[STORES[0].shop]["clientSecret"],),
         )
+        local.keep(settings, _kept(settings))
         settings = stack.enter_context(local.databases(settings, migrate=True, anew=True))
         engine = stack.enter_context(open_engine(settings))
         for store in STORES:
@@ -49,6 +50,9 @@ def run(settings: Settings, out: Console, *, once: bool) -> None:
         conn = stack.enter_context(connect(settings.required_database_url()))
         out.print(f"Dagster UI  {local.ui_url(settings)}")
         out.print(f"Receiver    {local.receiver_url(settings)}")
+        page = f"{local.receiver_url(settings)}/dashboard/customers"
+        out.print(f"Customers page {page}", soft_wrap=True)
+        out.print(f"Its login   SHOPSYNC_API_TOKEN in {settings.secrets_file}", soft_wrap=True)
         out.print(f"Logs        {settings.home / 'logs'}")
         demo = Round(settings, out, conn, url)
         demo.play()
@@ -64,6 +68,17 @@ def _own(settings: Settings) -> Settings:
         receiver_port=_free(settings.receiver_port),
     )
     return replace(own, app_url=local.receiver_url(own))
+
+
+def _kept(settings: Settings) -> dict[str, str]:
+    """What makes the other commands, in the demo's home, ask the demo's stores."""
+    return {
+        "SHOPIFY_ENDPOINT": settings.shopify_endpoint,
+        "SHOPIFY_WEBHOOK_SECRET": ",".join(settings.webhook_secrets),
+        "APP_URL": str(settings.app_url),
+        "RECEIVER_PORT": str(settings.receiver_port),
+        "DAGSTER_WEBSERVER_PORT": str(settings.webserver_port),
+    }
 
 
 def _free(port: int) -> int:

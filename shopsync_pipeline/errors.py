@@ -4,6 +4,7 @@ ShopsyncError
 ├── ConfigurationError          a setting, a file or a database is not as it must be
 │   └── SchemaMismatch          the database is ahead of or behind this release
 ├── IntegrationInactive         the store was disconnected while it was being synced
+│   └── IntegrationPaused       or a person has paused it
 ├── SyncConflict                two pulls met in one window
 ├── BadDelivery                 an HTTP request that is no webhook
 ├── BadBody                     a signed webhook that is not what its topic says: a dead letter
@@ -51,6 +52,10 @@ class SchemaMismatch(ConfigurationError):
 
 class IntegrationInactive(ShopsyncError):
     """The merge stopped because the integration is no longer active."""
+
+
+class IntegrationPaused(IntegrationInactive):
+    """A person has paused the store; the message says since when, and how to resume it."""
 
 
 class SyncConflict(ShopsyncError):

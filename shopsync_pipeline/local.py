@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 
 from shopsync_pipeline.db import credentials, roles, schema
 from shopsync_pipeline.db.engine import connect, dagster_url, refuse_transaction_pooler
-from shopsync_pipeline.db.server import embedded_server
+from shopsync_pipeline.db.server import embedded_server, running_port
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.settings import Settings
 
@@ -34,7 +34,8 @@ ENCRYPTION_KEY = "SHOPSYNC_ENCRYPTION_KEY"
 def databases(
     settings: Settings, *, migrate: bool = False, anew: bool = False
 ) -> Iterator[Settings]:
-    """`settings` with a database, the embedded one where none is named, running meanwhile.
+    """`settings` with a database, the embedded one where none is named, running meanwhile. Only
+    with `migrate` is one made; raises ConfigurationError where there is none.
 
     With `migrate`, tables, roles and Dagster's database are brought up to this release; with
     `anew`, an embedded database forgets what it held.
@@ -43,6 +44,12 @@ def databases(
         refuse_transaction_pooler(settings.database_url)
         yield _prepared(settings, settings.database_url, migrate)
         return
+    if not migrate and not cluster(settings).exists():
+        missing = cluster(settings) if settings.home.exists() else settings.home
+        raise ConfigurationError(
+            f"There is no database here: {_near(missing)} is missing. Start one: shopsync up, or "
+            "set DATABASE_URL."
+        )
     with embedded_server(cluster(settings)) as server:
         password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", _token)
         with connect(server.url()) as conn:
@@ -52,6 +59,23 @@ def databases(
         owner = f"postgresql://{OWNER}:{password}@{server.host}:{server.port}/{OWNER}"
         settings = replace(settings, database_url=owner)
         yield _prepared(settings, server.url(OWNER), migrate)
+
+
+def running_database(settings: Settings) -> str | None:
+    """The URL of the database, where it can be had without starting anything."""
+    if settings.database_url is not None:
+        return settings.database_url
+    port = running_port(cluster(settings))
+    password = _kept(settings, "SHOPSYNC_DATABASE_PASSWORD")
+    if port is None or password is None:
+        return None
+    return f"postgresql://{OWNER}:{password}@127.0.0.1:{port}/{OWNER}"
+
+
+def _near(path: Path) -> Path:
+    """As one would write it from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def cluster(settings: Settings) -> Path:
@@ -171,6 +195,11 @@ def with_new_key(settings: Settings) -> Settings:
     return _keep_keys(settings, (Fernet.generate_key().decode(), *settings.encryption_keys))
 
 
+def keep(settings: Settings, values: Mapping[str, str]) -> None:
+    """What the commands of this home shall find set, in place of what was kept by those names."""
+    _replace_kept(settings, values)
+
+
 def without_old_keys(settings: Settings) -> Settings:
     """Nothing is under them any more."""
     return _keep_keys(settings, settings.encryption_keys[:1])
@@ -178,15 +207,19 @@ def without_old_keys(settings: Settings) -> Settings:
 
 def _keep_keys(settings: Settings, keys: tuple[str, ...]) -> Settings:
     """Whoever is killed meanwhile leaves the file as it was, or as it shall be."""
+    _replace_kept(settings, {ENCRYPTION_KEY: ",".join(keys)})
+    return replace(settings, encryption_keys=keys)
+
+
+def _replace_kept(settings: Settings, values: Mapping[str, str]) -> None:
     path = settings.secrets_file
     with _secrets_held(settings), NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
         lines = path.read_text().splitlines()
-        kept = [line for line in lines if not line.startswith(f"{ENCRYPTION_KEY}=")]
-        new.write("\n".join([*kept, f"{ENCRYPTION_KEY}={','.join(keys)}", ""]))
+        kept = [line for line in lines if line.partition("=")[0] not in values]
+        new.write("\n".join([*kept, *(f"{name}={text}" for name, text in values.items()), ""]))
         new.flush()
         os.fsync(new.fileno())
         Path(new.name).replace(path)
-    return replace(settings, encryption_keys=keys)
 
 
 def _list_of(text: str | None) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class Integration:
 
     `shop_id` is Shopify's numeric shop id, None until the first probe; `watermark` is the
     moment on Shopify's clock up to which everything was read; `realtime_since` is None while its
-    webhooks are not subscribed.
+    webhooks are not subscribed; `paused_at` is None unless a person has paused it.
     """
 
     id: str
@@ -121,6 +121,17 @@ class Integration:
     last_error: str | None = None
     customers_count: int | None = None
     realtime_since: datetime | None = None
+    paused_at: datetime | None = None
+
+    @property
+    def paused_told(self) -> str | None:
+        """Since when it is paused by a person, and the remedy; None where it is not."""
+        if self.paused_at is None:
+            return None
+        return (
+            f"{self.organization_id}, {self.shop}: paused since {self.paused_at:%Y-%m-%d %H:%M} "
+            f"UTC; resume it: shopsync resume {self.organization_id} {self.shop}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +206,8 @@ class WebhookEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyncRequest:
-    """A row of `sync_requests`; `organization_id` is None for kind `cron` (all that are due).
+    """A row of `sync_requests`; `organization_id` is None for kind `cron` (all that are due), and
+    `mode` is `off` only to turn real-time sync off.
 
     `shop` names the store whose new credentials the request brings, or None.
     """
@@ -203,7 +215,7 @@ class SyncRequest:
     id: str
     kind: Literal["sync", "cron", "realtime", "reconcile"]
     organization_id: str | None
-    mode: Mode
+    mode: Mode | Literal["off"]
     status: Literal["queued", "running", "succeeded", "failed"]
     requested_at: datetime
     shop: str | None = None

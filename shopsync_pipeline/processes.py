@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Literal, NoReturn
+from urllib.parse import urlsplit
 
 import requests
 
 from shopsync_pipeline import local
 from shopsync_pipeline.db import server
 from shopsync_pipeline.errors import ConfigurationError
-from shopsync_pipeline.settings import Settings
+from shopsync_pipeline.settings import LOOPBACK, Settings
 
 READY_SECONDS = 120
 STOP_SECONDS = 20
@@ -34,6 +35,9 @@ CALM_SECONDS = 60.0
 each time, at most MOST_PAUSE."""
 
 MOST_PAUSE = 10.0
+
+ALIVE = {"status": "alive"}
+"""What a receiver's /healthz answers."""
 
 
 @dataclass(kw_only=True)
@@ -253,6 +257,19 @@ def _answers(url: str) -> bool:
             return session.get(url, timeout=2).ok
     except requests.RequestException:
         return False
+
+
+def who_answers(url: str) -> Literal["receiver", "other", "nobody"]:
+    """At a receiver's address: a receiver, something else, or nothing."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = urlsplit(url).hostname not in LOOPBACK
+            answer = session.get(f"{url}/healthz", timeout=5, allow_redirects=False)
+            return "receiver" if answer.json() == ALIVE else "other"
+    except requests.exceptions.JSONDecodeError:
+        return "other"
+    except requests.RequestException:
+        return "nobody"
 
 
 def _listens(path: Path) -> bool:

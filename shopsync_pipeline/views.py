@@ -1,8 +1,8 @@
 """Tables for a terminal; nothing is read or decided here."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from rich import box
 from rich.markup import escape
@@ -11,28 +11,64 @@ from rich.table import Column, Table
 from shopsync_pipeline.db.data_requests import DataRequest
 from shopsync_pipeline.db.dead_letters import DeadLetter
 from shopsync_pipeline.db.reconciliations import Reconciliation
-from shopsync_pipeline.models import Integration, SyncRequest
+from shopsync_pipeline.db.status import StoreStatus
+from shopsync_pipeline.models import SyncRequest
 from shopsync_pipeline.sync.doctor import Finding
+from shopsync_pipeline.sync.watch import REMEDIES, span
+
+ROOMY = 130
+"""Characters, from which on the suffix that all stores share is worth its room."""
 
 STYLES = {"ok": "green", "succeeded": "green", "failed": "red", "left": "dim"}
 
 
-def stores_table(stores: Sequence[Integration]) -> Table:
-    """One line a store; what troubles them is told below the table, at its full length."""
-    store_column = Column("Store", no_wrap=True)
+def stores_table(stores: Sequence[StoreStatus], *, width: int) -> Table:
+    """One line a store, in so many characters; what troubles them is told below the table, at its
+    full length."""
     table = Table(
-        "Organization", store_column, "Status", "Last sync (UTC)", "Customers", box=box.SIMPLE_HEAD
+        *(Column(name, overflow="fold") for name in ("Organization", "Store")),
+        Column("Status", no_wrap=True),
+        *("Last sync", "Here"),
+        Column("In\nShopify", no_wrap=True),
+        Column("Real-time\nsince", no_wrap=True),
+        *("Oldest\nevent", "Dead"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for store in stores:
-        status = store.status if store.is_active else "left"
+        age, waits = store.last_sync_age, store.oldest_event_age
         table.add_row(
             store.organization_id,
-            store.shop,
-            f"[{STYLES.get(status, 'yellow')}]{status}[/]",
-            moment(store.last_sync_at),
-            "" if store.customers_count is None else str(store.customers_count),
+            store.shop.removesuffix(".myshopify.com") if width < ROOMY else store.shop,
+            f"[{STYLES.get(store.state, 'yellow')}]{store.state}[/]",
+            "never" if age is None else f"{span(age)} ago",
+            str(store.customers),
+            "" if store.in_shopify is None else str(store.in_shopify),
+            f"{store.realtime_since:%Y-%m-%d}" if store.realtime_since else "off",
+            "" if waits is None else span(waits),
+            f"[red]{store.dead_letters}[/]" if store.dead_letters else "",
         )
     return table
+
+
+def remedies(stores: Sequence[StoreStatus]) -> list[str]:
+    """What to do about each store that is not well, at its full length."""
+    told = []
+    for store in stores:
+        whom = f"{store.organization_id}, {store.shop}"
+        if not store.is_active:
+            continue
+        if store.paused_at is not None:
+            since = f"{store.paused_at:%Y-%m-%d %H:%M} UTC"
+            resume = f"shopsync resume {store.organization_id} {store.shop}"
+            told.append(f"{whom}: paused since {since}; resume it: {resume}")
+        elif store.status != "ok" or store.last_error:
+            remedy = REMEDIES.get(store.status, "")
+            error = store.last_error or f"is {store.status}."
+            told.append(f"{whom}: {error}" + ("" if remedy in error else f" {remedy}"))
+        if store.dead_letters:
+            told.append(f"{whom}: {store.dead_letters} dead letters: shopsync webhooks dead")
+    return told
 
 
 def requests_table(requests: Sequence[SyncRequest]) -> Table:
@@ -50,6 +86,22 @@ def requests_table(requests: Sequence[SyncRequest]) -> Table:
             _short(request.run_id or ""),
         )
     return table
+
+
+def reconciliation_of(each: Reconciliation) -> dict[str, Any]:
+    """As JSON tells it."""
+    return {
+        "organizationId": each.organization_id,
+        "shop": each.shop,
+        "runId": each.run_id,
+        "way": each.way,
+        "finishedAt": each.finished_at,
+        "rowsRead": each.rows_read,
+        "missing": each.missing,
+        "drifted": each.drifted,
+        "revived": each.revived,
+        "deleted": each.deleted,
+    }
 
 
 def reconciliations_table(ended: Sequence[Reconciliation]) -> Table:
@@ -115,10 +167,6 @@ def data_requests_table(filed: Sequence[DataRequest]) -> Table:
             moment(request.exported_at),
         )
     return table
-
-
-def progress_text(states: Sequence[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
 
 
 def moment(at: datetime | None) -> str:

@@ -1,4 +1,5 @@
-"""The receiver's routes, and how each error is answered. It verifies and stores, nothing else.
+"""The receiver's routes, and how each error is answered. It verifies and stores, and has the pages
+for people (`dashboard`), nothing else.
 
 Never does it call Shopify, and it knows neither Dagster nor pandas: it must answer while they are
 down, and start in no time.
@@ -22,6 +23,7 @@ from shopsync_pipeline.db.engine import libpq_url
 from shopsync_pipeline.errors import DatabaseTrouble, SchemaMismatch
 from shopsync_pipeline.settings import Settings
 from webhook_receiver import metrics, sync_requests, webhooks
+from webhook_receiver.dashboard.app import create_dashboard
 from webhook_receiver.lines import Lines
 from webhook_receiver.metrics import Metrics
 from webhook_receiver.openapi import DESCRIPTION
@@ -70,6 +72,7 @@ def create_app(settings: Settings) -> Starlette:
     app.state.metrics = Metrics(settings, lines)
     app.state.trouble = Seldom(log.error)
     app.state.cipher = Cipher(settings.required_encryption_keys())
+    app.routes.append(create_dashboard(settings, app.state))
     return app
 
 

@@ -1,6 +1,7 @@
 """What a person or the app may ask for in the body of the sync endpoint: checked, or refused."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,6 +18,14 @@ FIELDS = ("organizationId", "shop", "name", "mode", *SECRETS)
 MODES = ("incremental", "full")
 
 
+class WrongOrder(HTTPException):
+    """422. `field` is where the fault is, for a form that shows it there."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(422, sentence)
+        self.field = field
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyncOrder:
     """`credentials` are given together with `shop`; without a shop it is for the organization."""
@@ -29,19 +38,20 @@ class SyncOrder:
 
 
 def order_of(given: dict[str, Any]) -> SyncOrder:
-    """Raises HTTPException 422 that names the field; no secret is quoted."""
+    """Raises WrongOrder, which names the field; no secret is quoted."""
     unknown = sorted(set(given) - set(FIELDS))
     if unknown:
-        raise _wrong(f"Unknown fields: {', '.join(map(repr, unknown))}. Known: {', '.join(FIELDS)}")
+        known = ", ".join(FIELDS)
+        raise _wrong("", f"Unknown fields: {', '.join(map(repr, unknown))}. Known: {known}")
     texts = {name: _text(given, name) for name in FIELDS}
     if texts["organizationId"] is None:
-        raise _wrong("organizationId is missing")
+        raise _wrong("organizationId", "organizationId is missing")
     credentials = _credentials(texts)
     if credentials is not None and texts["shop"] is None:
-        raise _wrong("shop is missing: credentials are one store's")
+        raise _wrong("shop", "shop is missing: credentials are one store's")
     return SyncOrder(
-        organization_id=_checked(checked_organization, texts["organizationId"]),
-        shop=None if texts["shop"] is None else _checked(checked_shop, texts["shop"]),
+        organization_id=_checked("organizationId", checked_organization, texts),
+        shop=None if texts["shop"] is None else _checked("shop", checked_shop, texts),
         name=_name(texts["name"]),
         mode=_mode(texts["mode"]),
         credentials=credentials,
@@ -52,7 +62,9 @@ def _credentials(texts: dict[str, str | None]) -> Credentials | None:
     given = {name for name in SECRETS if texts[name] is not None}
     for name in given:
         if not SECRET.fullmatch(texts[name] or ""):
-            raise _wrong(f"{name} must be 1 to 1024 printable ASCII characters without spaces")
+            raise _wrong(
+                name, f"{name} must be 1 to 1024 printable ASCII characters without spaces"
+            )
     if not given:
         return None
     if given - {"webhookSecret"} not in (
@@ -61,8 +73,9 @@ def _credentials(texts: dict[str, str | None]) -> Credentials | None:
         {"clientId", "clientSecret", "refreshToken"},
     ):
         raise _wrong(
+            "accessToken",
             "Give accessToken alone, or clientId and clientSecret, with refreshToken where the app "
-            "has one; webhookSecret comes besides one of these"
+            "has one; webhookSecret comes besides one of these",
         )
     return Credentials(
         access_token=texts["accessToken"],
@@ -77,13 +90,13 @@ def _text(given: dict[str, Any], name: str) -> str | None:
     """null counts as left out."""
     value = given.get(name)
     if value is not None and not isinstance(value, str):
-        raise _wrong(f"{name} must be a text")
+        raise _wrong(name, f"{name} must be a text")
     return value
 
 
 def _name(name: str | None) -> str | None:
     if name is not None and not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
-        raise _wrong(f"name must be 1 to {LONGEST_NAME} printable characters")
+        raise _wrong("name", f"name must be 1 to {LONGEST_NAME} printable characters")
     return name
 
 
@@ -91,16 +104,16 @@ def _mode(mode: str | None) -> Mode:
     if mode is None:
         return "incremental"
     if mode not in MODES:
-        raise _wrong(f"mode must be one of {', '.join(MODES)}")
+        raise _wrong("mode", f"mode must be one of {', '.join(MODES)}")
     return cast(Mode, mode)
 
 
-def _checked(check: Any, text: str) -> str:
+def _checked(field: str, check: Callable[[str], str], texts: dict[str, str | None]) -> str:
     try:
-        return str(check(text))
+        return check(texts[field] or "")
     except ConfigurationError as error:
-        raise HTTPException(422, str(error)) from None
+        raise WrongOrder(field, str(error)) from None
 
 
-def _wrong(what: str) -> HTTPException:
-    return HTTPException(422, f"{what}.")
+def _wrong(field: str, what: str) -> WrongOrder:
+    return WrongOrder(field, f"{what}.")

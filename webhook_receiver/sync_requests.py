@@ -28,7 +28,7 @@ async def file_sync(request: Request) -> Response:
     require_bearer(request, settings.api_token, "SHOPSYNC_API_TOKEN")
     order = order_of(await json_object_of(request))
     cipher: Cipher = request.app.state.cipher
-    request_id = await lines.run(lambda conn: _file(conn, cipher, order))
+    request_id = await lines.run(lambda conn: file_order(conn, cipher, order))
     status_url = f"{SYNC_PATH}/{request_id}"
     answer = {"requestId": request_id, "status": "queued", "statusUrl": status_url}
     return JSONResponse(answer, 202, {"Location": status_url})
@@ -56,8 +56,9 @@ def _parts(request: Request) -> tuple[Settings, Lines]:
     return request.app.state.settings, request.app.state.lines
 
 
-def _file(conn: Conn, cipher: Cipher, order: SyncOrder) -> str:
-    """Raises HTTPException 404 where there is nothing to sync and nothing to connect it with."""
+def file_order(conn: Conn, cipher: Cipher, order: SyncOrder) -> str:
+    """The request's id. Raises HTTPException 404 where there is nothing to sync and nothing to
+    connect it with."""
     bring = None
     if order.credentials is not None:
         assert order.shop is not None

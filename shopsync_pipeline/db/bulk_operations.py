@@ -5,7 +5,7 @@ remember (before it is asked for) ─► remember (its id) ─► finish, or for
 
 from datetime import datetime
 
-from shopsync_pipeline.db import integrations
+from shopsync_pipeline.db import integrations, windows
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.models import Integration
 
@@ -76,7 +76,7 @@ def finish(
         """,
         {"known": known, "until": until, "id": integration.id, "watermark": integration.watermark},
     ).fetchone()
-    integrations.require_one(int(row is not None), integration)
+    windows.require_one(int(row is not None), integration)
     assert row is not None
     forget(conn, integration.id, operation_id)
     watermark: datetime = row[0]

@@ -23,6 +23,14 @@ CREATE TEMP TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS
 AS SELECT {COLUMNS} FROM customers WITH NO DATA
 """  # noqa: S608
 
+# What the row tells of itself is what replaced this. A first load writes none of it.
+KEEP_HISTORY = """
+"earlierSyncs" = jsonb_path_query_array(
+  jsonb_build_array(jsonb_build_object('at', customers."lastSyncedAt",
+    'via', customers."lastSyncVia", 'run', customers."lastSyncRunId"))
+  || coalesce(customers."earlierSyncs", '[]'), '$[0 to 9]')
+"""
+
 COPY_INCOMING = f"COPY incoming ({COLUMNS}) FROM STDIN"
 
 
@@ -71,7 +79,7 @@ WITH read AS (
     {ASSIGNED}, "integrationId" = excluded."integrationId",
     "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
     "lastSyncVia" = excluded."lastSyncVia", "deletedAt" = NULL, "mergedIntoId" = NULL,
-    "updatedAt" = clock_timestamp()
+    {KEEP_HISTORY}, "updatedAt" = clock_timestamp()
   WHERE {_wins("excluded")}
   RETURNING "shopifyId", xmax = 0 AS inserted
 )
@@ -83,7 +91,7 @@ FROM merged
 
 # A deletion is a record too: it replaces what was read before it. `keepers` are the ids of those
 # into which customers were merged.
-BURY = """
+BURY = f"""
 INSERT INTO customers ("organizationId", "integrationId", "shopifyId", "deletedAt", "mergedIntoId",
                        "lastSyncedAt", "lastSyncRunId", "lastSyncVia")
 SELECT %(organization)s, %(integration)s, d.gone, %(sent_at)s, d.keeper, %(sent_at)s, %(run_id)s,
@@ -94,14 +102,14 @@ ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET
   "deletedAt" = coalesce(customers."deletedAt", excluded."deletedAt"),
   "mergedIntoId" = coalesce(excluded."mergedIntoId", customers."mergedIntoId"),
   "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
-  "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
+  "lastSyncVia" = excluded."lastSyncVia", {KEEP_HISTORY}, "updatedAt" = clock_timestamp()
 WHERE customers."integrationId" = excluded."integrationId"  -- another store's null says nothing
   AND customers."redactedAt" IS NULL AND customers."lastSyncedAt" <= excluded."lastSyncedAt"
   AND (customers."deletedAt" IS NULL
        OR (excluded."mergedIntoId" IS NOT NULL
            AND excluded."mergedIntoId" IS DISTINCT FROM customers."mergedIntoId"))
 RETURNING "shopifyId"
-"""
+"""  # noqa: S608
 
 PERSONAL = ", ".join(f'"{name}" = NULL' for name in CUSTOMER_COLUMNS if name != "shopifyId")
 
@@ -117,7 +125,8 @@ ON CONFLICT ON CONSTRAINT "shopifyId_organizationId" DO UPDATE SET {PERSONAL},
   "deletedAt" = coalesce(customers."deletedAt", excluded."deletedAt"),
   "redactedAt" = excluded."redactedAt",
   "lastSyncedAt" = excluded."lastSyncedAt", "lastSyncRunId" = excluded."lastSyncRunId",
-  "lastSyncVia" = excluded."lastSyncVia", "updatedAt" = clock_timestamp()
+  "lastSyncVia" = excluded."lastSyncVia", "earlierSyncs" = NULL,
+  "updatedAt" = clock_timestamp()
 WHERE customers."redactedAt" IS NULL
   AND (customers."integrationId" = excluded."integrationId" OR customers."shopifyUpdatedAt" IS NULL)
 """  # noqa: S608

@@ -31,12 +31,13 @@ EVENT_COLUMNS = """
 """
 
 # Open to be claimed: waiting and due, or held by a drain that no longer renews its lease. What
-# needs the store's answer is left out while the store is inactive or put off.
+# needs the store's answer is left out while the store is inactive, paused or put off.
 CLAIMABLE = """
   (e."status" = 'pending' AND (e."notBefore" IS NULL OR e."notBefore" <= clock_timestamp())
    OR e."status" = 'claimed' AND e."leaseUntil" < clock_timestamp())
   AND (e."topic" = ANY(%(always)s)
-       OR (i."isActive" AND (i."retryAt" IS NULL OR i."retryAt" <= clock_timestamp())))
+       OR (i."isActive" AND i."pausedAt" IS NULL
+           AND (i."retryAt" IS NULL OR i."retryAt" <= clock_timestamp())))
 """
 
 

@@ -9,16 +9,17 @@ from psycopg.rows import dict_row
 from shopsync_pipeline.db import inbox
 from shopsync_pipeline.db.engine import Conn
 from shopsync_pipeline.db.locks import HELD
-from shopsync_pipeline.errors import IntegrationInactive, SyncConflict
+from shopsync_pipeline.errors import IntegrationInactive, IntegrationPaused
 from shopsync_pipeline.models import Integration, Window
 
 FRESH_FOR = timedelta(minutes=30)
 
-# A store is due when it is active, was not synced within FRESH_FOR, is not put off, and no run
-# holds its lock. Shopify's clock wrote lastSyncAt; a few seconds of difference do not matter here.
+# A store is due when it is active, not paused by a person, was not synced within FRESH_FOR, is not
+# put off, and no run holds its lock. Shopify's clock wrote lastSyncAt; a few seconds of difference
+# do not matter here.
 # Without a lastError only the drain gives the store a minute's rest: a pull need not wait for that.
 DUE = """
-  i."isActive"
+  i."isActive" AND i."pausedAt" IS NULL
   AND (i."lastSyncAt" IS NULL OR i."lastSyncAt" <= %(now)s - %(fresh_for)s::interval)
   AND (i."retryAt" IS NULL OR i."retryAt" <= %(now)s OR i."lastError" IS NULL)
 """
@@ -84,17 +85,46 @@ def disconnect(conn: Conn, *, organization_id: str, shop: str) -> bool:
 
 def deactivate(conn: Conn, integration_id: str) -> None:
     """Forget the tokens; what signs webhooks stays, since Shopify's redact webhooks are to come."""
-    conn.execute(
-        """
-        UPDATE integrations SET "isActive" = false, "accessToken" = NULL, "refreshToken" = NULL,
-          "accessTokenExpiresAt" = NULL, "refreshTokenExpiresAt" = NULL,
-          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
-          "bulkOperationId" = NULL, "bulkReadAt" = NULL, "realtimeSince" = NULL,
-          "inactiveSince" = clock_timestamp(), "updatedAt" = clock_timestamp()
-        WHERE "id" = %s AND "isActive"
-        """,
-        [integration_id],
+    conn.execute("SELECT shopsync_deactivate(%s)", [integration_id])
+
+
+def pause(conn: Conn, *, organization_id: str, shop: str) -> bool:
+    """Have the store left out of everything but erasures and its uninstall, until `resume`; waits
+    for a merge that is under way, and what reads the store stops before its next one.
+
+    False where there is no such active store. One that is paused stays so since then.
+    """
+    return (
+        conn.execute(
+            """
+            UPDATE integrations SET "pausedAt" = coalesce("pausedAt", clock_timestamp()),
+              "updatedAt" = clock_timestamp()
+            WHERE "organizationId" = %s AND "shop" = %s AND "isActive"
+            """,
+            [organization_id, shop],
+        ).rowcount
+        == 1
     )
+
+
+def resume(conn: Conn, *, organization_id: str, shop: str) -> bool:
+    """Have the store synced again, from where it stopped; its webhooks that waited at once.
+
+    False where there is no such active store. One that is not paused stays as it is.
+    """
+    resumed = conn.execute(
+        """
+        WITH resumed AS (
+          UPDATE integrations SET "updatedAt" = clock_timestamp(), "pausedAt" = NULL,
+            "resumedAt" = CASE WHEN "pausedAt" IS NULL THEN "resumedAt" ELSE clock_timestamp() END
+          WHERE "organizationId" = %s AND "shop" = %s AND "isActive"
+          RETURNING "id"
+        )
+        SELECT pg_notify(%s, "id") FROM resumed
+        """,
+        [organization_id, shop, inbox.CHANNEL],
+    )
+    return resumed.rowcount == 1
 
 
 SIGNING_SECRETS_KEPT = timedelta(days=90)
@@ -212,17 +242,30 @@ def end_realtime(conn: Conn, integration_id: str) -> None:
 
 
 def realtime_organizations(conn: Conn, now: datetime) -> list[str]:
-    """Organizations with an active store whose real-time sync is on and that is not put off."""
+    """Organizations with an active store whose real-time sync is on and that is neither put off nor
+    paused."""
     rows = conn.execute(
         """
         SELECT DISTINCT "organizationId" FROM integrations
-        WHERE "isActive" AND "realtimeSince" IS NOT NULL
+        WHERE "isActive" AND "realtimeSince" IS NOT NULL AND "pausedAt" IS NULL
           AND ("retryAt" IS NULL OR "retryAt" <= %s)
         ORDER BY 1
         """,
         [now],
     ).fetchall()
     return [row[0] for row in rows]
+
+
+def realtime_scopes(conn: Conn, organizations: Iterable[str]) -> list[tuple[str, str, list[str]]]:
+    """Organization, shop and granted scopes of these organizations' stores with real-time sync."""
+    return conn.execute(
+        """
+        SELECT "organizationId", "shop", coalesce("scopes", '{}') FROM integrations
+        WHERE "organizationId" = ANY(%s) AND "isActive" AND "realtimeSince" IS NOT NULL
+        ORDER BY 1, 2
+        """,
+        [list(organizations)],
+    ).fetchall()
 
 
 def sharing_subscriptions(conn: Conn, integration_id: str) -> list[str]:
@@ -241,15 +284,17 @@ def sharing_subscriptions(conn: Conn, integration_id: str) -> list[str]:
 
 
 def late(conn: Conn, since: datetime) -> tuple[list[str], list[str]]:
-    """Active stores not synced since then, in words: those that are well, and those in trouble."""
+    """Active stores not synced since then, in words: those that are well, and those in trouble.
+    Paused ones are neither."""
     rows = conn.execute(
         """
         SELECT "status" = 'ok',
                format('%%s, %%s: %%s, last synced %%s', "organizationId", "shop", "status",
                       coalesce(to_char("lastSyncAt", 'YYYY-MM-DD HH24:MI'), 'never'))
         FROM integrations
-        WHERE "isActive"
-          AND ("status" <> 'ok' OR coalesce("lastSyncAt", "createdAt") < %s)
+        WHERE "isActive" AND "pausedAt" IS NULL
+          AND ("status" <> 'ok'
+               OR greatest(coalesce("lastSyncAt", "createdAt"), "resumedAt") < %s)
         ORDER BY "organizationId", "shop"
         """,
         [since],
@@ -258,37 +303,36 @@ def late(conn: Conn, since: datetime) -> tuple[list[str], list[str]]:
 
 
 def share(conn: Conn, integration_id: str) -> None:
-    """Hold the row against a disconnect until the transaction ends.
+    """Hold the row against a disconnect and a pause until the transaction ends.
 
-    Raises IntegrationInactive where the store has left.
+    Raises IntegrationInactive where the store has left, IntegrationPaused where it is paused.
     """
     _active(conn, integration_id, "FOR SHARE")
 
 
 def require_active(conn: Conn, integration_id: str) -> None:
     """Raises IntegrationInactive where the store has left; holds nothing."""
-    _active(conn, integration_id, "")
+    _active(conn, integration_id, "", paused_too=True)
 
 
-def _active(conn: Conn, integration_id: str, hold: str) -> None:
-    row = conn.execute(
-        f'SELECT "isActive", "organizationId", "shop" FROM integrations WHERE "id" = %s {hold}',  # noqa: S608
-        [integration_id],
-    ).fetchone()
-    if row is None or not row[0]:
-        whom = f"{row[1]}, {row[2]}" if row else integration_id
+def _active(conn: Conn, integration_id: str, hold: str, *, paused_too: bool = False) -> None:
+    found = _select(conn, 'i."id" = %(id)s', {"id": integration_id}, hold)
+    if not found or not found[0].is_active:
+        whom = f"{found[0].organization_id}, {found[0].shop}" if found else integration_id
         raise IntegrationInactive(
             f"{whom}: the store was disconnected while it was being synced; nothing more of it "
             "is written."
         )
+    if found[0].paused_told and not paused_too:
+        raise IntegrationPaused(found[0].paused_told)
 
 
-def hold(conn: Conn, integration_id: str) -> None:
+def hold(conn: Conn, integration_id: str, *, paused_too: bool = False) -> None:
     """Keep everybody else from changing the row until the transaction ends.
 
-    Raises IntegrationInactive where the store has left.
+    Raises IntegrationInactive where the store has left, IntegrationPaused where it is paused.
     """
-    _active(conn, integration_id, "FOR NO KEY UPDATE")
+    _active(conn, integration_id, "FOR NO KEY UPDATE", paused_too=paused_too)
 
 
 def record_probe(
@@ -303,56 +347,6 @@ def record_probe(
         """,
         [shop_id, customers_count, list(scopes), integration_id],
     )
-
-
-def open_window(
-    conn: Conn, integration: Integration, window: Window, watermark: datetime | None
-) -> None:
-    """Replaces an open one; the caller holds the integration's lock.
-
-    Raises SyncConflict where the watermark from which the window was reckoned is no longer the
-    stored one, or the store has left: it was connected anew and needs another window.
-    """
-    opened = conn.execute(
-        """
-        UPDATE integrations SET "windowFrom" = %s, "windowTo" = %s, "windowCursor" = NULL,
-          "windowReached" = NULL, "updatedAt" = clock_timestamp()
-        WHERE "id" = %s AND "isActive" AND "watermark" IS NOT DISTINCT FROM %s
-        """,
-        [window.since, window.until, integration.id, watermark],
-    ).rowcount
-    require_one(opened, integration)
-
-
-def advance_window(conn: Conn, integration: Integration, before: Window, after: Window) -> None:
-    """Record that the page from `before` to `after` is merged, in the transaction that merges it.
-
-    Raises SyncConflict where another pull moved the window, so that this page is rolled back.
-    """
-    moved = conn.execute(
-        """
-        UPDATE integrations SET "windowCursor" = %s, "windowReached" = %s,
-          "updatedAt" = clock_timestamp()
-        WHERE "id" = %s AND "windowTo" = %s AND "windowCursor" IS NOT DISTINCT FROM %s
-        """,
-        [after.cursor, after.reached, integration.id, before.until, before.cursor],
-    ).rowcount
-    require_one(moved, integration)
-
-
-def finish_window(conn: Conn, integration: Integration, window: Window) -> None:
-    """The last page is merged: everything up to `window.until` is here, and the store is well."""
-    moved = conn.execute(
-        """
-        UPDATE integrations SET "watermark" = %(until)s, "lastSyncAt" = %(until)s,
-          "windowFrom" = NULL, "windowTo" = NULL, "windowCursor" = NULL, "windowReached" = NULL,
-          "status" = 'ok', "retryAt" = NULL, "lastError" = NULL, "updatedAt" = clock_timestamp()
-        WHERE "id" = %(id)s AND "windowTo" = %(until)s
-          AND "windowCursor" IS NOT DISTINCT FROM %(cursor)s
-        """,
-        {"until": window.until, "id": integration.id, "cursor": window.cursor},
-    ).rowcount
-    require_one(moved, integration)
 
 
 def record_trouble(
@@ -388,19 +382,13 @@ def free(conn: Conn, integration_id: str) -> None:
     )
 
 
-def require_one(count: int, integration: Integration) -> None:
-    """Raises SyncConflict where a statement about this integration's window met another number."""
-    if count != 1:
-        raise SyncConflict(
-            f"{integration.organization_id}, {integration.shop}: another pull moved the window "
-            "or the store was connected anew; nothing was stored by this one. Sync again."
-        )
-
-
-def _select(conn: Conn, condition: str, arguments: dict[str, Any]) -> list[Integration]:
+def _select(
+    conn: Conn, condition: str, arguments: dict[str, Any], hold: str = ""
+) -> list[Integration]:
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            f'SELECT i.* FROM integrations i WHERE {condition} ORDER BY "organizationId", "shop"',  # noqa: S608
+            f"""SELECT i.* FROM integrations i WHERE {condition}
+                ORDER BY "organizationId", "shop" {hold}""",  # noqa: S608
             arguments,
         ).fetchall()
     return [_integration(row) for row in rows]
@@ -430,4 +418,5 @@ def _integration(row: dict[str, Any]) -> Integration:
         last_error=row["lastError"],
         customers_count=row["customersCount"],
         realtime_since=row["realtimeSince"],
+        paused_at=row["pausedAt"],
     )

@@ -27,7 +27,7 @@ SLOT = """
 # The store was not reconciled since its hour came last. One that is still being loaded is not
 # overdue: all its rows would be missing.
 OVERDUE = f"""
-  (i."isActive" AND i."watermark" IS NOT NULL
+  (i."isActive" AND i."pausedAt" IS NULL AND i."watermark" IS NOT NULL
    AND coalesce(i."reconciledAt", i."createdAt") < {SLOT})
 """
 

@@ -4,7 +4,8 @@
 `shopsync_dagster` owns the database `dagster`, with a limit of connections, so that a storm of
 runs cannot take those the sync needs, and no right to any table of ours.
 `shopsync_receiver` is what faces the internet: it adds events and requests, reads what verifies a
-delivery and what `/metrics` tells, and can read neither a token nor a customer.
+delivery and what `/metrics` and the customers page tell, customers too, and changes of a store only
+whether it is paused or connected. It can neither read nor write a token, nor write a customer.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
+from shopsync_pipeline.db.dashboard import FIELDS
 from shopsync_pipeline.db.engine import Conn, connect, scrubbed
 
 DAGSTER_DATABASE = "dagster"
@@ -24,9 +26,16 @@ RECEIVER_ROLE = "shopsync_receiver"
 RECEIVER_MAY = {
     ("integrations", "SELECT"): (
         "id organizationId shop isActive clientSecret webhookSecret lastSyncAt retryAt lastError "
-        "status createdAt reconciledAt realtimeSince subscribedAt"
+        "status createdAt reconciledAt realtimeSince subscribedAt pausedAt resumedAt name "
+        "customersCount inactiveSince"
     ),
-    ("webhook_events", "SELECT"): "integrationId webhookId status receivedAt notBefore",
+    ("integrations", "UPDATE"): "pausedAt resumedAt updatedAt",
+    ("customers", "SELECT"): " ".join(FIELDS),
+    ("sync_progress", "SELECT"): "integrationId kind runId startedAt rows of",
+    ("webhook_events", "SELECT"): (
+        "id integrationId webhookId topic triggeredAt status receivedAt notBefore processedAt "
+        "customerId outcome error runId"
+    ),
     ("webhook_events", "INSERT"): (
         "integrationId organizationId shop webhookId eventId topic apiVersion triggeredAt body "
         "status processedAt"
@@ -52,6 +61,10 @@ RECEIVER_WAS_LET_IN = """
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role
                  AND has_any_column_privilege(oid, 'public.webhook_events', 'INSERT'))
 """
+ANALYST_WAS_LET_IN = """
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role
+                 AND has_table_privilege(oid, 'analytics.customers', 'SELECT'))
+"""
 ROLE_EXISTS = "SELECT 1 FROM pg_roles WHERE rolname = %s"
 
 # For the passwords set next; Postgres 15 has no such setting, and keeps its 4096.
@@ -75,10 +88,14 @@ def analyst_steps() -> list[Step]:
         _create_role(sql.SQL("CREATE ROLE {} NOLOGIN").format(role), ANALYST_ROLE),
         _may_connect(ANALYST_ROLE),
         Step(statement=sql.SQL("GRANT USAGE ON SCHEMA analytics TO {}").format(role)),
-        Step(
-            statement=sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {}").format(role)
-        ),
+        analyst_grant(),
     ]
+
+
+def analyst_grant() -> Step:
+    """The owner of the views may do it, again too."""
+    grant = sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {}")
+    return Step(statement=grant.format(sql.Identifier(ANALYST_ROLE)))
 
 
 def dagster_steps(password: str) -> list[Step]:
@@ -118,7 +135,11 @@ def receiver_steps(password: str) -> list[Step]:
 
 def receiver_grants() -> list[Step]:
     """The owner of the tables may make them, again too."""
-    return [_grant(right, columns, table) for (table, right), columns in RECEIVER_MAY.items()]
+    grant = sql.SQL("GRANT EXECUTE ON FUNCTION public.shopsync_deactivate(text) TO {}")
+    return [
+        *(_grant(right, columns, table) for (table, right), columns in RECEIVER_MAY.items()),
+        Step(statement=grant.format(sql.Identifier(RECEIVER_ROLE))),
+    ]
 
 
 def _may_connect(role: str) -> Step:

@@ -26,6 +26,8 @@ MADE_BY = {
     "0002": ("data_requests",),
     "0003": ("reconciliations",),
     "0004": ("heartbeats", "alerts", "refused_deliveries", "unheard_changes"),
+    "0005": ("sync_progress",),
+    "0007": ("customer_metrics",),
 }
 """Our tables, by the revision that makes them."""
 
@@ -40,7 +42,8 @@ def head() -> str:
 def upgrade(url: str) -> None:
     """Bring the database to `head()`; two callers at once do it one after the other.
 
-    The receiver's role, where it was let in before, gets the rights that this release needs.
+    The receiver's role and the analysts', where they were let in before, get the rights that this
+    release needs.
     Raises ConfigurationError where our names are taken, SchemaMismatch where it is ahead.
     """
     engine: Engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
@@ -59,6 +62,9 @@ def _let_in_again(connection: Connection) -> None:
     if connection.execute(was_let_in, {"role": roles.RECEIVER_ROLE}).scalar():
         for step in roles.receiver_grants():
             connection.exec_driver_sql(step.statement.as_string(None))
+    was_let_in = text(roles.ANALYST_WAS_LET_IN)
+    if connection.execute(was_let_in, {"role": roles.ANALYST_ROLE}).scalar():
+        connection.exec_driver_sql(roles.analyst_grant().statement.as_string(None))
 
 
 @contextmanager

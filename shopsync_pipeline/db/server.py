@@ -127,6 +127,12 @@ def revive(directory: Path) -> bool:
     return True
 
 
+def running_port(directory: Path) -> int | None:
+    """Of the server of this directory, where it runs; starts and makes nothing."""
+    server = _Server(directory.resolve())
+    return server.port() if server.answers() else None
+
+
 @dataclass(frozen=True)
 class _Server:
     """`directory` is resolved; `join` and `stop` are called under start.lock only."""

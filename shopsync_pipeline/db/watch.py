@@ -77,9 +77,10 @@ def ticks(conn: Conn) -> list[Tick]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreState:
-    """An active store. Ages: of the last sync, or of the integration where none ended yet; of the
-    last reconcile likewise, None before the first load has ended; of the last moment at which its
-    webhook subscriptions were whole, None where real-time sync is off."""
+    """An active store that no person has paused. Ages: of the last sync, or of the integration
+    where none ended yet; of the last reconcile likewise, None before the first load has ended; of
+    the last moment at which its webhook subscriptions were whole, None where real-time sync is off.
+    None is older than the store's last `resume`."""
 
     id: str
     organization_id: str
@@ -97,14 +98,17 @@ def stores(conn: Conn) -> list[StoreState]:
             """
             SELECT "id", "organizationId" AS organization_id, "shop", "status",
               "lastError" AS last_error,
-              greatest(clock_timestamp() - coalesce("lastSyncAt", "createdAt"), '0') AS synced,
+              greatest(clock_timestamp() - greatest(coalesce("lastSyncAt", "createdAt"),
+                                                    "resumedAt"), '0') AS synced,
               CASE WHEN "lastSyncAt" IS NOT NULL
-                   THEN clock_timestamp() - coalesce("reconciledAt", "createdAt")
+                   THEN clock_timestamp() - greatest(coalesce("reconciledAt", "createdAt"),
+                                                     "resumedAt")
               END AS reconciled,
               clock_timestamp() - CASE WHEN "realtimeSince" IS NOT NULL
-                                       THEN greatest("subscribedAt", "realtimeSince")
-                                  END AS subscribed
-            FROM integrations WHERE "isActive" ORDER BY "organizationId", "shop"
+                THEN greatest("subscribedAt", "realtimeSince", "resumedAt")
+              END AS subscribed
+            FROM integrations WHERE "isActive" AND "pausedAt" IS NULL
+            ORDER BY "organizationId", "shop"
             """
         ).fetchall()
 
@@ -112,7 +116,7 @@ def stores(conn: Conn) -> list[StoreState]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
     """An active store with open events. `age` is for how long the oldest could have been worked
-    on; where the store's own trouble holds them back, how old it is."""
+    on; where the store's own trouble or a person's pause holds them back, how old it is."""
 
     id: str
     organization_id: str
@@ -138,7 +142,7 @@ class InboxState:
         return max(ages, default=timedelta(0))
 
 
-HELD_BACK = 'coalesce(i."retryAt" > clock_timestamp(), false)'
+HELD_BACK = '(i."pausedAt" IS NOT NULL OR coalesce(i."retryAt" > clock_timestamp(), false))'
 
 
 def inbox(conn: Conn) -> InboxState:
@@ -148,7 +152,7 @@ def inbox(conn: Conn) -> InboxState:
             SELECT i."id", i."organizationId" AS organization_id, i."shop",
               {HELD_BACK} AS held_back,
               clock_timestamp() - CASE WHEN {HELD_BACK} THEN e."receivedAt"
-                ELSE greatest(e."receivedAt", e."notBefore", i."retryAt") END AS age
+                ELSE greatest(e."receivedAt", e."notBefore", i."retryAt", i."resumedAt") END AS age
             FROM integrations i, LATERAL (
               SELECT "receivedAt", "notBefore" FROM webhook_events
               WHERE "integrationId" = i."id" AND "status" IN ('pending', 'claimed')

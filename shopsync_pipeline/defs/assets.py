@@ -25,9 +25,9 @@ from dagster import (
 )
 from pydantic import Field
 
-from shopsync_pipeline.db import requests
+from shopsync_pipeline.db import dictionary, requests
 from shopsync_pipeline.db.engine import read, transact
-from shopsync_pipeline.defs import checks
+from shopsync_pipeline.defs import catalog, checks
 from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.errors import ConfigurationError
@@ -47,6 +47,8 @@ shopify_customers = AssetSpec(
     "shopify_customers",
     group_name="customers",
     kinds={"shopify"},
+    owners=catalog.OPERATORS,
+    metadata=catalog.link(catalog.OF_CUSTOMER),
     description="The customers in the stores themselves, read over Shopify's Admin API.",
 )
 
@@ -54,6 +56,8 @@ webhook_events = AssetSpec(
     "webhook_events",
     group_name="customers",
     kinds={"postgres"},
+    owners=catalog.OPERATORS,
+    metadata={"dagster/table_name": "public.webhook_events", **catalog.link(catalog.OF_WEBHOOKS)},
     description="The inbox of Shopify's webhooks, written as they arrive, outside of any run.",
 )
 
@@ -91,7 +95,9 @@ class CustomersConfig(Config):
     check_specs=checks.SPECS,
     group_name="customers",
     kinds={"postgres"},
-    description="Every customer of every connected store, one row each, true to Shopify.",
+    owners=catalog.OPERATORS,
+    metadata=catalog.of_table("customers", dictionary.CUSTOMERS),
+    description=dictionary.TABLES["customers"],
 )
 def customers(
     context: AssetExecutionContext, config: CustomersConfig, shopsync: ShopsyncResource
@@ -109,9 +115,10 @@ def customers(
         refused = connect_brought(engine, config.request_ids)
         for outcome in sync_organizations(engine, context.partition_keys, order):
             told = [*refused.get(outcome.organization_id, ()), *outcome.errors]
+            asked = [*told, *outcome.paused]
             errors.extend(told)
             cost.add(outcome, failed=bool(told))
-            _answer(engine, config.request_ids, outcome, told)
+            _answer(engine, config.request_ids, outcome, told if config.only_due else asked)
             if not told and not outcome.running_elsewhere:
                 yield AssetMaterialization(
                     "customers",
@@ -160,9 +167,11 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
     """Of the organization's stores together; a store that was fresh says since when."""
     synced = [store.result for store in outcome.stores if store.result is not None]
     fresh = [s.integration.last_sync_at for s in outcome.stores if s.state == "fresh"]
+    paused: Metadata = {"paused by hand": "; ".join(outcome.paused)} if outcome.paused else {}
     if not synced:
         since = min((moment for moment in fresh if moment), default=None)
-        return {"fresh since": since.isoformat()} if since else {"note": "no active store"}
+        left: Metadata = {"fresh since": since.isoformat()} if since else {}
+        return {**left, **paused} or {"note": "no active store"}
     counts = sum((result.counts for result in synced), MergeCounts())
     begins = [result.since for result in synced if result.since]
     ends = [result.until.isoformat() for result in synced if result.until]
@@ -182,7 +191,7 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
     }
     if operations:
         told["bulk operation"] = ", ".join(operations)
-    return told
+    return {**told, **paused}
 
 
 def _answer(

@@ -19,6 +19,7 @@ from dagster import (
 
 from shopsync_pipeline.db import alerts, dagster_tables, requests, unheard
 from shopsync_pipeline.db.engine import Conn, connect
+from shopsync_pipeline.defs.metrics import measure_customers
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.webhooks import apply_webhooks
 from shopsync_pipeline.settings import Settings
@@ -26,8 +27,8 @@ from shopsync_pipeline.settings import Settings
 RUNS_KEPT = timedelta(days=30)
 
 REPORTS_KEPT = timedelta(days=7)
-"""Superseded plans, observations and the drain's materializations, which may be thousands an hour.
-As long as the webhooks' bodies."""
+"""Superseded plans and observations, the drain's materializations, which may be thousands an hour,
+and those of the figures, which hold pictures. As long as the webhooks' bodies."""
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
@@ -42,9 +43,8 @@ def tidy_up(context: OpExecutionContext, shopsync: ShopsyncResource) -> None:
         alerts.expire(conn)
         unheard.expire(conn)
         runs = delete_old_runs(context.instance, dagster, now - RUNS_KEPT)
-        events = sum(
-            dagster_tables.delete_superseded(dagster, now - REPORTS_KEPT, [apply_webhooks.name])
-        )
+        chatty = [apply_webhooks.name, measure_customers.name]
+        events = sum(dagster_tables.delete_superseded(dagster, now - REPORTS_KEPT, chatty))
     context.add_output_metadata(
         {"runs deleted": runs, "superseded events deleted": events, "requests deleted": answered}
     )

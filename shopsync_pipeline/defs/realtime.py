@@ -25,6 +25,7 @@ from pydantic import Field
 
 from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import clock, transact
+from shopsync_pipeline.defs import catalog
 from shopsync_pipeline.defs.jobs import LANE
 from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
@@ -66,6 +67,8 @@ class RealtimeConfig(Config):
     output_required=False,  # the materializations below are the output, one per partition
     group_name="customers",
     kinds={"shopify"},
+    owners=catalog.OPERATORS,
+    metadata=catalog.link(catalog.OF_WEBHOOKS),
     description="The webhooks that each organization's stores send us, as Shopify keeps them. "
     "Materialize to turn real-time sync on and to mend it.",
 )
@@ -126,7 +129,8 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationSubscri
     """Tell the requests of this organization whether its real-time sync is as they asked."""
     if not request_ids:
         return
-    error = " ".join((*outcome.errors, *outcome.notes("no_address"))) or None
+    told = (*outcome.errors, *outcome.notes("no_address"), *outcome.notes("paused"))
+    error = " ".join(told) or None
     if not outcome.stores:
         error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
     transact(

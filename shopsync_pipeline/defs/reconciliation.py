@@ -32,6 +32,7 @@ from pydantic import Field
 from shopsync_pipeline.db import lineage, reconciliations, requests
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.db.reconciliations import FINDINGS, Reconciliation
+from shopsync_pipeline.defs import catalog
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.checks import listed
 from shopsync_pipeline.defs.jobs import LANE
@@ -80,6 +81,8 @@ class ReconcileConfig(Config):
     check_specs=[DRIFT_IS_RARE],
     group_name="customers",
     kinds={"postgres"},
+    owners=catalog.OPERATORS,
+    metadata={"dagster/table_name": "public.reconciliations"},
     description="Each store read again whole and compared, and every difference mended.",
 )
 def customer_reconciliation(
@@ -185,7 +188,7 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationReconci
     """Tell the requests of this organization what became of it."""
     if not request_ids:
         return
-    error = " ".join(outcome.errors) or None
+    error = " ".join((*outcome.errors, *outcome.paused)) or None
     if not outcome.stores:
         error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
     transact(

@@ -1,6 +1,6 @@
 """Sensors: new organizations become partitions, filed requests become runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from dagster import (
     DagsterInstance,
@@ -18,7 +18,7 @@ from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock
 from shopsync_pipeline.defs.jobs import sync_customers
 from shopsync_pipeline.defs.partitions import organizations
-from shopsync_pipeline.defs.realtime import enable_realtime_sync
+from shopsync_pipeline.defs.realtime import Action, enable_realtime_sync
 from shopsync_pipeline.defs.reconciliation import reconcile_customers
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import known_organizations, range_run, runs_for_due
@@ -87,13 +87,21 @@ def _organizations(conn: Conn, open_requests: Sequence[SyncRequest]) -> list[str
     return list(dict.fromkeys([*integrations.organizations(conn), *brought]))
 
 
-KINDS: Sequence[tuple[str, str, str, dict[str, str]]] = (
-    ("sync", sync_customers.name, "customers", {"mode": "incremental"}),
-    ("sync", sync_customers.name, "customers", {"mode": "full"}),
-    ("realtime", enable_realtime_sync.name, "webhook_subscriptions", {}),
-    ("reconcile", reconcile_customers.name, "customer_reconciliation", {}),
+SUBSCRIPTIONS = (enable_realtime_sync.name, "webhook_subscriptions")
+
+KINDS: Sequence[tuple[str, Set[str], tuple[str, str], dict[str, str]]] = (
+    ("sync", {"incremental"}, (sync_customers.name, "customers"), {"mode": "incremental"}),
+    ("sync", {"full"}, (sync_customers.name, "customers"), {"mode": "full"}),
+    ("realtime", {"incremental", "full"}, SUBSCRIPTIONS, {"action": Action.enable.value}),
+    ("realtime", {"off"}, SUBSCRIPTIONS, {"action": Action.disable.value}),
+    (
+        "reconcile",
+        {"incremental", "full"},
+        (reconcile_customers.name, "customer_reconciliation"),
+        {},
+    ),
 )
-"""Kind of request, the job and the asset that answer it, and what of its config tells it apart."""
+"""Kind and modes of requests, the job and the asset that answer them, and the run's config."""
 
 
 def _runs_for_people(
@@ -101,12 +109,14 @@ def _runs_for_people(
 ) -> Iterator[RunRequest]:
     """Neighbours who ask for the same share a run; nobody else is pulled in."""
     limit = Settings.from_env().orgs_per_run
-    for kind, job_name, asset_name, how in KINDS:
+    for kind, modes, (job_name, asset_name), how in KINDS:
         asked: dict[str | None, list[SyncRequest]] = {}
         for request in queued:
-            if request.kind == kind and request.mode == how.get("mode", request.mode):
+            if request.kind == kind and request.mode in modes:
                 asked.setdefault(request.organization_id, []).append(request)
         _refuse_unknown(conn, keys, asked)
+        if "off" not in modes:
+            _refuse_paused(conn, asked)
         wanted = {key for key in asked if key is not None}
         for first, last in contiguous_ranges(keys, wanted, limit=limit, bridge=False):
             span = keys[keys.index(first) : keys.index(last) + 1]
@@ -128,6 +138,21 @@ def _refuse_unknown(
         for request in asked[unknown]:
             error = f"{unknown}: no such organization. Connect a store: shopsync connect."
             requests.finish(conn, request.id, error=error)
+
+
+def _refuse_paused(conn: Conn, asked: dict[str | None, list[SyncRequest]]) -> None:
+    """Where every store of an organization is paused no run is started, unless for one to be
+    connected."""
+    stores = integrations.active_of(conn, [each for each in asked if each is not None])
+    awake = {store.organization_id for store in stores if store.paused_at is None}
+    told: dict[str, list[str]] = {}
+    for store in stores:
+        told.setdefault(store.organization_id, []).append(store.paused_told or "")
+    for organization in told.keys() - awake:
+        if any(request.shop for request in asked[organization]):
+            continue
+        for request in asked.pop(organization):
+            requests.finish(conn, request.id, error=" ".join(told[organization]))
 
 
 def _runs_for_cron(

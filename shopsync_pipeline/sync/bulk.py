@@ -17,7 +17,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from shopsync_pipeline.db import bulk_operations, customers, integrations
+from shopsync_pipeline.db import bulk_operations, customers, integrations, progress
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
     CLOCKS_MAY_DIFFER,
@@ -106,7 +106,9 @@ def load(
 
         def work(conn: Conn) -> MergeCounts:
             integrations.share(conn, integration.id)
-            return customers.merge(conn, integration, rows, how).counts
+            counts = customers.merge(conn, integration, rows, how).counts
+            progress.add(conn, integration.id, kind="sync", run_id=run_id, rows=len(rows))
+            return counts
 
         return transact(store.pool, work)
 

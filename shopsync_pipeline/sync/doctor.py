@@ -4,15 +4,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shopsync_pipeline.db import credentials, integrations, reconciliations, rotation, watch
+from shopsync_pipeline.db import (
+    credentials,
+    integrations,
+    reconciliations,
+    rotation,
+    schema,
+    watch,
+)
 from shopsync_pipeline.db.alerts import Trouble
-from shopsync_pipeline.db.engine import Conn, read, refuse_transaction_pooler
+from shopsync_pipeline.db.credentials import Cipher
+from shopsync_pipeline.db.engine import Conn, connect, read, refuse_transaction_pooler
 from shopsync_pipeline.db.watch import Refused, Tick
-from shopsync_pipeline.errors import ShopsyncError
+from shopsync_pipeline.errors import DatabaseTrouble, NeedsScope, ShopsyncError
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
+from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
 from shopsync_pipeline.sync.organizations import Engine, open_engine, open_store
+from shopsync_pipeline.sync.store import Store, probed_of
+from shopsync_pipeline.sync.subscriptions import receiver_of, wrong_subscriptions
 from shopsync_pipeline.sync.watch import SILENT_AFTER, is_silent, span, troubles
 
 
@@ -23,18 +34,53 @@ class Finding:
     told: str
 
 
+OLDEST_POSTGRES, NEWEST_POSTGRES = 15, 18
+"""The major versions that this release was tested with."""
+
+
 def examine(settings: Settings) -> list[Finding]:
-    """Database and keys first; the stores only where those are well."""
+    """Database, tables and keys first; the stores only where those are well."""
+    found: list[Finding] = []
+    checks = {"database": _database, "tables": _tables, "SHOPSYNC_ENCRYPTION_KEY": _keys_given}
+    for what, check in checks.items():
+        try:
+            found.append(check(settings))
+        except ShopsyncError as error:
+            return [*found, Finding(what=what, well=False, told=str(error))]
     try:
-        refuse_transaction_pooler(settings.required_database_url())
         with open_engine(settings) as engine:
-            return list(_findings(engine))
-    except ShopsyncError as error:
-        return [Finding(what="database", well=False, told=str(error))]
+            return [*found, *_findings(engine)]
+    except DatabaseTrouble as trouble:
+        return [*found, Finding(what="database", well=False, told=str(trouble))]
+
+
+def _database(settings: Settings) -> Finding:
+    url = settings.required_database_url()
+    refuse_transaction_pooler(url)
+    with connect(url) as conn:
+        version = conn.info.server_version // 10_000
+    if not OLDEST_POSTGRES <= version <= NEWEST_POSTGRES:
+        told = f"Postgres {version}, but this release was tested with {OLDEST_POSTGRES} to "
+        told += f"{NEWEST_POSTGRES}: move to one of those"
+        return Finding(what="database", well=False, told=told)
+    return Finding(what="database", well=True, told=f"Postgres {version}, reachable, direct")
+
+
+def _tables(settings: Settings) -> Finding:
+    with connect(settings.required_database_url()) as conn:
+        schema.check(conn)
+    return Finding(what="tables", well=True, told=f"at schema {schema.head()}")
+
+
+def _keys_given(settings: Settings) -> Finding:
+    """Raises ConfigurationError where there is none, or one that is no Fernet key."""
+    keys = settings.required_encryption_keys()
+    Cipher(keys)
+    return Finding(what="SHOPSYNC_ENCRYPTION_KEY", well=True, told=f"{len(keys)} given")
 
 
 def _findings(engine: Engine) -> Iterator[Finding]:
-    yield Finding(what="database", well=True, told="reachable, direct, migrated")
+    yield _bearer(engine.settings)
     found = read(engine.pool, troubles)
     yield from read(engine.pool, lambda conn: [_keys(conn, engine), _inbox(conn, found)])
     yield from read(engine.pool, _ticks)
@@ -42,6 +88,14 @@ def _findings(engine: Engine) -> Iterator[Finding]:
     yield from _unsigned(engine)
     yield from map(_refused, read(engine.pool, watch.refused))
     yield from _stores(engine, found)
+
+
+def _bearer(settings: Settings) -> Finding:
+    """Nobody must have one; who looks for the page's login is told why it is shut."""
+    told = "given"
+    if not settings.api_token:
+        told = "not set, so the sync route and the customers page are shut; set it to open them"
+    return Finding(what="SHOPSYNC_API_TOKEN", well=True, told=told)
 
 
 def _keys(conn: Conn, engine: Engine) -> Finding:
@@ -63,7 +117,7 @@ def _inbox(conn: Conn, found: Sequence[Trouble]) -> Finding:
     if oldest := inbox.oldest(held_back=False):
         told += f", the oldest for {span(oldest)}"
     if held := inbox.oldest(held_back=True):
-        told += f"; one of a store in trouble is {span(held)} old"
+        told += f"; one of a store in trouble or paused is {span(held)} old"
     late = [each for each in found if each.kind == "inbox_late"]
     if dead := inbox.events["dead"]:
         told += f"; {dead} dead letters: shopsync webhooks dead"
@@ -143,7 +197,15 @@ def _stores(engine: Engine, found: Sequence[Trouble]) -> Iterator[Finding]:
     ages = {state.id: state.synced for state in states}
     errors = {(state.organization_id, state.shop): state.last_error for state in states}
     for store in stores:
-        yield _probed(engine, store, ages)
+        if store.paused_at is None:
+            yield from _probed(engine, store, ages)
+        else:
+            told = (
+                f"paused by hand since {store.paused_at:%Y-%m-%d %H:%M} UTC; resume it: shopsync "
+                f"resume {store.organization_id} {store.shop}"
+            )
+            what = f"{store.organization_id}, {store.shop}"
+            yield Finding(what=what, well=True, told=told)
     for each in found:
         if each.kind in OF_A_STORE:
             what = f"{each.organization_id}, {each.shop}"
@@ -154,15 +216,45 @@ def _stores(engine: Engine, found: Sequence[Trouble]) -> Iterator[Finding]:
             yield Finding(what=what, well=False, told=told)
 
 
-def _probed(engine: Engine, integration: Integration, ages: Mapping[str, timedelta]) -> Finding:
+def _probed(
+    engine: Engine, integration: Integration, ages: Mapping[str, timedelta]
+) -> Iterator[Finding]:
+    """What the store itself answers: its scopes, its customers, and its webhook subscriptions."""
     what = f"{integration.organization_id}, {integration.shop}"
     try:
         with open_store(engine, integration) as store:
             reply = waited(store.ask("StoreProbe", {}))
+            found = probed_of(integration.shop, reply.answer.data)
+            lacking = sorted(REQUIRED_SCOPES - set(found.scopes))
+            if lacking:
+                raise NeedsScope(integration.shop, f"the app lacks {', '.join(lacking)}")
+            synced = "never synced"
+            if integration.last_sync_at and integration.id in ages:
+                synced = f"synced {span(ages[integration.id])} ago"
+            told = f"answers, {found.customers} customers, {synced}"
+            yield Finding(what=what, well=True, told=told)
+            if integration.realtime_since is not None:
+                yield _subscriptions(engine, store)
     except ShopsyncError as error:
-        return Finding(what=what, well=False, told=str(error))
-    count = reply.answer.data["customersCount"]["count"]
-    synced = "never synced"
-    if integration.last_sync_at and integration.id in ages:
-        synced = f"synced {span(ages[integration.id])} ago"
-    return Finding(what=what, well=True, told=f"answers, {count} customers, {synced}")
+        yield Finding(what=what, well=False, told=str(error))
+
+
+def _subscriptions(engine: Engine, store: Store) -> Finding:
+    """Raises a ShopifyError where the store does not tell."""
+    whom = store.integration
+    what = f"{whom.organization_id}, {whom.shop}"
+    remedy = f"shopsync webhooks enable {whom.organization_id}"
+    receiver = receiver_of(engine.settings)
+    if isinstance(receiver, str):
+        return Finding(what=what, well=False, told=f"real-time sync is on, but {receiver}")
+    wrong = wrong_subscriptions(store, receiver)
+    if not wrong:
+        return Finding(what=what, well=True, told=f"sends its webhooks to {receiver.uri}")
+    missing = [change.topic for change in wrong if change.kind == "create"]
+    others = [change.topic for change in wrong if change.kind != "create"]
+    told = f"its webhooks do not come to {receiver.uri} as they should."
+    if missing:
+        told += f" Not subscribed: {', '.join(missing)}."
+    if others:
+        told += f" Another address, fields or filter: {', '.join(others)}."
+    return Finding(what=what, well=False, told=f"{told} Mend them: {remedy}")

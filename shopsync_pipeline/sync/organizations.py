@@ -22,6 +22,7 @@ from shopsync_pipeline.db.locks import IntegrationLocks
 from shopsync_pipeline.errors import (
     DatabaseTrouble,
     IntegrationInactive,
+    IntegrationPaused,
     ShopifyError,
     ShopsyncError,
     StoreTrouble,
@@ -63,10 +64,11 @@ class SyncOrder:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreOutcome:
     """`fresh` was synced less than half an hour ago, `running` is being synced by another run,
-    `left` was disconnected meanwhile; `put_off` is still in the trouble that `error` tells."""
+    `left` was disconnected meanwhile; `paused` is left out by a person, as `error` tells;
+    `put_off` is still in the trouble that `error` tells."""
 
     integration: Integration
-    state: Literal["synced", "fresh", "running", "left", "put_off", "failed"]
+    state: Literal["synced", "fresh", "running", "left", "paused", "put_off", "failed"]
     result: PullResult | None = None
     error: str | None = None
 
@@ -85,6 +87,11 @@ class OrganizationOutcome:
     @property
     def errors(self) -> tuple[str, ...]:
         return tuple(s.error or s.state for s in self.stores if s.bad)
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """No failure, but a person who asked for these stores is told."""
+        return tuple(s.error or s.state for s in self.stores if s.state == "paused")
 
     @property
     def running_elsewhere(self) -> bool:
@@ -174,6 +181,8 @@ def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Wa
         integration, due, now = read(engine.pool, lambda conn: _again(conn, integration.id))
         if not integration.is_active:
             return StoreOutcome(integration=integration, state="left")
+        if integration.paused_told:
+            return _paused(integration, integration.paused_told)
         if order.only_due and not due:
             return _left_alone(integration, now)
         return (yield from _pulled(engine, integration, order))
@@ -217,6 +226,8 @@ def _pulled(engine: Engine, integration: Integration, order: SyncOrder) -> Waits
             result = yield from pull(
                 store, run_id=order.run_id, mode=order.mode, updated_since=order.updated_since
             )
+    except IntegrationPaused as paused:
+        return _paused(integration, str(paused))
     except IntegrationInactive:
         return StoreOutcome(integration=integration, state="left")
     except ShopsyncError as error:
@@ -279,6 +290,11 @@ def _faulty(engine: Engine, integration: Integration, told: str) -> StoreOutcome
     with suppress(DatabaseTrouble):  # which may be the fault itself
         record_trouble(engine, integration.id, ShopsyncError(told))
     return StoreOutcome(integration=integration, state="failed", error=told)
+
+
+def _paused(integration: Integration, told: str) -> StoreOutcome:
+    log.info("[SHOPIFY CRON] Left out %s", told)
+    return StoreOutcome(integration=integration, state="paused", error=told)
 
 
 def _left_alone(integration: Integration, now: datetime) -> StoreOutcome:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from shopsync_pipeline.db import customers, integrations, unheard
+from shopsync_pipeline.db import customers, integrations, progress, unheard, windows
 from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.errors import (
     BrokenAnswer,
@@ -90,6 +90,7 @@ def pull(
     reader = PageReader(store, run_id, result)
     watermark = store.integration.watermark
     window = resumable(known, mode, since)
+    _expect(store, run_id, result.in_shopify if since is None and window is None else None)
     if window is not None:
         yield from reader.read(window)
         watermark, since = window.until, window.until - OVERLAP
@@ -104,12 +105,23 @@ def pull(
     window = Window(since=since, until=now)
     transact(
         store.pool,
-        lambda conn: integrations.open_window(conn, store.integration, window, watermark),
+        lambda conn: windows.open_window(conn, store.integration, window, watermark),
     )
     yield from reader.read(window)
     result.until = now
     result.seconds = time.monotonic() - began
     return result
+
+
+def _expect(store: Store, run_id: str, rows: int | None) -> None:
+    """Whoever waits for the pull sees from now on how far it has come; of how many rows, where it
+    reads the whole store."""
+    transact(
+        store.pool,
+        lambda conn: progress.begin(
+            conn, store.integration.id, kind="sync", run_id=run_id, expected=rows
+        ),
+    )
 
 
 def believed(integration: Integration, now: datetime) -> Integration:
@@ -268,6 +280,8 @@ class PageReader:
             integrations.hold(conn, integration.id)  # it is written below, after the customers
             merged = customers.merge(conn, integration, page.rows, read)
             self.progress(conn, before, after, page, merged)
+            rows = merged.counts.rows
+            progress.add(conn, integration.id, kind="sync", run_id=self._run_id, rows=rows)
             return merged.counts
 
         self._result.add(transact(self._store.pool, work))
@@ -281,6 +295,6 @@ class PageReader:
         if written and self._store.integration.realtime_since is not None:
             unheard.record(conn, self._store.integration, self._run_id, written)
         if page.end_cursor is None:
-            integrations.finish_window(conn, self._store.integration, before)
+            windows.finish_window(conn, self._store.integration, before)
         else:
-            integrations.advance_window(conn, self._store.integration, before, after)
+            windows.advance_window(conn, self._store.integration, before, after)

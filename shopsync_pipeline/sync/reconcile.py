@@ -22,6 +22,7 @@ from shopsync_pipeline.errors import (
     CostTooHigh,
     DatabaseTrouble,
     IntegrationInactive,
+    IntegrationPaused,
     ShopsyncError,
     StoreTrouble,
 )
@@ -54,11 +55,12 @@ class ReconcileOrder:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreReconciliation:
     """`fresh` had its turn at `reconciled_at`, if it ever had one; `running` is being reconciled by
-    another run; `left` was disconnected meanwhile; `put_off` is still in the trouble that `error`
-    tells. `result` is of one that failed, too: what it wrote stays."""
+    another run; `left` was disconnected meanwhile; `paused` is left out by a person, as `error`
+    tells; `put_off` is still in the trouble that `error` tells. `result` is of one that failed or
+    was paused, too: what it wrote stays."""
 
     integration: Integration
-    state: Literal["reconciled", "fresh", "running", "left", "put_off", "failed"]
+    state: Literal["reconciled", "fresh", "running", "left", "paused", "put_off", "failed"]
     result: ReconcileResult | None = None
     reconciled_at: datetime | None = None
     error: str | None = None
@@ -75,6 +77,11 @@ class OrganizationReconciliation:
     def errors(self) -> tuple[str, ...]:
         bad = (store for store in self.stores if store.state in ("put_off", "failed"))
         return tuple(store.error or store.state for store in bad)
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """No failure, but a person who asked for these stores is told."""
+        return tuple(s.error or s.state for s in self.stores if s.state == "paused")
 
     @property
     def running_elsewhere(self) -> bool:
@@ -134,6 +141,9 @@ def _left_alone(
     organization, at = integration.organization_id, turn.reconciled_at
     if not integration.is_active:
         return StoreReconciliation(integration=integration, state="left")
+    if integration.paused_told:
+        paused = integration.paused_told
+        return StoreReconciliation(integration=integration, state="paused", error=paused)
     if order.only_due and not turn.overdue:
         return StoreReconciliation(integration=integration, state="fresh", reconciled_at=at)
     if order.only_due and turn.put_off:
@@ -156,6 +166,10 @@ def _reconciled(
     try:
         with open_store(engine, integration) as store:
             yield from reconcile(store, run_id, now, result)
+    except IntegrationPaused as paused:
+        return StoreReconciliation(
+            integration=integration, state="paused", result=result, error=str(paused)
+        )
     except IntegrationInactive:
         return StoreReconciliation(integration=integration, state="left", result=result)
     except ShopsyncError as error:

@@ -24,7 +24,7 @@ from shopsync_pipeline.errors import (
 )
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.shopify.client import Reply, Waits
+from shopsync_pipeline.shopify.client import Reply, Waits, waited
 from shopsync_pipeline.shopify.subscriptions import (
     Change,
     Receiver,
@@ -75,12 +75,12 @@ class Settlement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreSubscriptions:
-    """`off` has no real-time sync, or none any more; `put_off` is in the trouble that `note`
-    tells; `no_address` would not get webhooks, since APP_URL is not public; `left` was
-    disconnected meanwhile."""
+    """`off` has no real-time sync, or none any more; `paused` is left out by a person, as `note`
+    tells; `put_off` is in the trouble that `note` tells; `no_address` would not get webhooks, since
+    APP_URL is not public; `left` was disconnected meanwhile."""
 
     integration: Integration
-    state: Literal["on", "off", "put_off", "no_address", "left", "failed"]
+    state: Literal["on", "off", "paused", "put_off", "no_address", "left", "failed"]
     result: Settlement = field(default_factory=Settlement)
     note: str | None = None
 
@@ -117,12 +117,24 @@ def settle_subscriptions(
     """Yield each organization once, as its last store ends.
 
     `enable` makes what is missing, and so does `check`, but only where real-time sync is on and
-    the store is not put off. `disable` removes what is ours.
+    the store is not put off. `disable` removes what is ours, also of a paused store, which the
+    others leave alone.
     """
     for organization, stores in by_organization(
         engine, organizations, lambda store: _one_at_a_time(engine, store, action), _faulty
     ):
         yield OrganizationSubscriptions(organization_id=organization, stores=stores)
+
+
+def unsubscribe(engine: Engine, integration: Integration) -> StoreSubscriptions:
+    """Remove what is ours of one store; what hinders that is in the outcome's `note`."""
+    return waited(_one_at_a_time(engine, integration, "disable"), engine.timer)
+
+
+def wrong_subscriptions(store: Store, receiver: Receiver) -> list[Change]:
+    """What `check` would change of a store, whose webhooks do not arrive for it."""
+    found, scopes = waited(_listed(store, Settlement()))
+    return plan(wanted_of(scopes, receiver), found, receiver)
 
 
 def _faulty(integration: Integration, told: str) -> StoreSubscriptions:
@@ -147,6 +159,9 @@ def _store(engine: Engine, integration_id: str, action: Action) -> Waits[StoreSu
     integration, since, now = transact(engine.pool, lambda conn: _again(conn, integration_id))
     if not integration.is_active:
         return StoreSubscriptions(integration=integration, state="left")
+    if integration.paused_told and action != "disable":
+        paused = integration.paused_told
+        return StoreSubscriptions(integration=integration, state="paused", note=paused)
     if action == "check" and since is None:
         return StoreSubscriptions(integration=integration, state="off")
     if action == "check" and integration.retry_at is not None and integration.retry_at > now:
@@ -282,7 +297,14 @@ def _tell(engine: Engine, integration: Integration, result: Settlement) -> None:
 
 
 def _filed(conn: Conn, integration: Integration) -> list[str]:
+    """Paused ones are pulled when they are resumed."""
     organizations = integrations.sharing_subscriptions(conn, integration.id)
+    awake = {
+        store.organization_id
+        for store in integrations.active_of(conn, organizations)
+        if store.shop == integration.shop and store.paused_at is None
+    }
+    organizations = [each for each in organizations if each in awake]
     for organization in organizations:
         requests.file(conn, kind="sync", organization_id=organization)
     if organizations:

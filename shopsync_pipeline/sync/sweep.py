@@ -14,7 +14,13 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Literal
 
-from shopsync_pipeline.db import bulk_operations, customers, integrations, reconciliations
+from shopsync_pipeline.db import (
+    bulk_operations,
+    customers,
+    integrations,
+    progress,
+    reconciliations,
+)
 from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.db.reconciliations import Finding
 from shopsync_pipeline.errors import BrokenAnswer
@@ -81,6 +87,7 @@ class Sweep:
     def read(self) -> Waits[None]:
         """Raises a ShopifyError where it is not whole; what was merged stays."""
         until = yield from probe(self._store, self._result)
+        self._expect()
         if self._result.in_shopify > BULK_ABOVE:
             self.operation = yield from read_in_bulk(
                 self._store, self._result.count, self.merge, self.tell
@@ -95,6 +102,16 @@ class Sweep:
         self._result.rows_read = len(self._seen)
         self._refuse_short()
 
+    def _expect(self) -> None:
+        """Whoever waits for the reconcile sees from now on how far it has come."""
+        integration, rows = self._store.integration, self._result.in_shopify
+        transact(
+            self._store.pool,
+            lambda conn: progress.begin(
+                conn, integration.id, kind="reconcile", run_id=self._run_id, expected=rows
+            ),
+        )
+
     def merge(self, rows: Sequence[CustomerRow], read_at: datetime) -> Part:
         """Merge a part of the store; safe on any thread."""
         integration = self._store.integration
@@ -103,9 +120,12 @@ class Sweep:
         def work(conn: Conn) -> tuple[customers.Merged, list[int]]:
             integrations.share(conn, integration.id)
             merged = customers.merge(conn, integration, rows, how)
-            if not merged.unchanged:
-                return merged, []
-            return merged, reconciliations.differing(conn, integration, read_at)
+            differing = []
+            if merged.unchanged:
+                differing = reconciliations.differing(conn, integration, read_at)
+            count = len(rows)
+            progress.add(conn, integration.id, kind="reconcile", run_id=self._run_id, rows=count)
+            return merged, differing
 
         merged, differing = transact(self._store.pool, work)
         return Part(

@@ -79,7 +79,7 @@ class Tokens:
         if not self._due(conn, held, refused):
             return self._token_of(held)
         locks.lock_renewal(conn, self._client.shop, held.client_id)
-        integrations.hold(conn, self._integration.id)
+        integrations.hold(conn, self._integration.id, paused_too=True)
         held = stored.load(conn, self._cipher, self._integration.id)  # renewed by another?
         if not self._due(conn, held, refused):
             return self._token_of(held)

@@ -38,6 +38,7 @@ SILENT_AFTER = {
     "hourly_customer_sync": timedelta(minutes=75),
     "hourly_subscription_check": timedelta(minutes=75),
     "hourly_reconciliation": timedelta(minutes=75),
+    "hourly_customer_metrics": timedelta(minutes=75),
     "nightly_housekeeping": timedelta(hours=25),
 }
 """Longer than the time between two ticks of each, and than a restart of the daemon takes."""

@@ -86,8 +86,8 @@ def redis_running(folder: Path) -> Iterator[str]:
 
 def dagster_home(folder: Path) -> Path:
     """With the deployment's own dagster.yaml, whose run monitoring looks more often."""
-    home = folder / "dagster"
-    home.mkdir(exist_ok=True)
+    home = folder / "celery"
+    home.mkdir()
     config = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     config["run_monitoring"] |= MONITORING
     (home / "dagster.yaml").write_text(yaml.safe_dump(config))

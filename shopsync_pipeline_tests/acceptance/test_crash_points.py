@@ -53,13 +53,13 @@ def test_a_crash_point_whose_function_is_gone_fails_and_one_that_is_not_passed_t
 @pytest.mark.parametrize(
     ("crash", "rows"),
     [
-        pytest.param("before db.integrations:open_window", 0, id="probed, no window yet"),
+        pytest.param("before db.windows:open_window", 0, id="probed, no window yet"),
         pytest.param("before db.customers:merge", 0, id="fetched, not merged"),
         pytest.param("after db.customers:merge", 0, id="merged, not committed"),
-        pytest.param("after db.integrations:advance_window", 0, id="moved on, not committed"),
+        pytest.param("after db.windows:advance_window", 0, id="moved on, not committed"),
         pytest.param("after sync.pull:PageReader._merge", PAGE, id="committed, next page to ask"),
-        pytest.param("before db.integrations:finish_window", 2 * PAGE, id="before the watermark"),
-        pytest.param("after db.integrations:finish_window", 2 * PAGE, id="watermark not committed"),
+        pytest.param("before db.windows:finish_window", 2 * PAGE, id="before the watermark"),
+        pytest.param("after db.windows:finish_window", 2 * PAGE, id="watermark not committed"),
     ],
 )
 def test_a_pull_goes_on_behind_the_last_page_that_was_committed(

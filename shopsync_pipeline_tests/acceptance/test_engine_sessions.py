@@ -180,7 +180,7 @@ def test_a_drain_overtaken_while_it_stood_still_changes_nothing_when_it_wakes(
     siege.assert_nothing_is_lost()
 
 
-NO_WINDOW = "before db.integrations:open_window"
+NO_WINDOW = "before db.windows:open_window"
 NO_WATERMARK = "before db.bulk_operations:finish"
 CONFIRMED = "before sync.reconcile:_Confirmation._settle"
 OVERTAKEN = [
@@ -226,7 +226,7 @@ def test_a_pull_that_stands_still_in_a_transaction_does_not_hold_up_the_store_fo
 ) -> None:
     """It held the integration's row: no pull and no drain of the store had gone on any more."""
     forget(siege)
-    point = "after db.integrations:advance_window"
+    point = "after db.windows:advance_window"
     with siege.child("pull", PGAPPNAME=NAME, STOP_POINT=point, STANDS_STILL="500ms") as child:
         child.stopped()
         cut(siege, connections(siege, HOLDS_LOCK))

@@ -8,6 +8,7 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
+    RunsFilter,
     SensorResult,
     SkipReason,
     build_schedule_context,
@@ -173,6 +174,59 @@ def test_a_request_for_an_organization_whose_stores_have_left_fails_and_says_so(
     assert "no active store" in str(answered.error)
     execute(instance, run)  # an operator's "re-execute" changes no answer
     assert found(world, request) == answered
+
+
+def test_a_request_for_a_store_that_a_person_paused_fails_without_a_run(
+    instance: DagsterInstance, world: World, stores: dict[str, Any]
+) -> None:
+    """A run that failed would be an alert."""
+    sensed(instance)
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.pause(conn, organization_id="bee", shop="bee.myshopify.com"),
+    )
+    asked = [filed(world, kind=kind, organization_id="bee") for kind in ("sync", "reconcile")]
+    assert sensed(instance).run_requests == []
+    for request in asked:
+        told = found(world, request).error or ""
+        assert told.startswith("bee, bee.myshopify.com: paused since ")
+        assert told.endswith("; resume it: shopsync resume bee bee.myshopify.com")
+
+
+def test_of_two_stores_the_paused_one_fails_the_request_and_no_run(
+    instance: DagsterInstance, world: World, stores: dict[str, Any]
+) -> None:
+    world.connect("bee", "second.myshopify.com", customers=3)
+    sensed(instance)
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.pause(conn, organization_id="bee", shop="bee.myshopify.com"),
+    )
+    request = filed(world, kind="sync", organization_id="bee")
+    (run,) = sensed(instance).run_requests or []
+    execute(instance, run)
+    answered = found(world, request)
+    assert answered.status == "failed"
+    assert "bee, bee.myshopify.com: paused since " in (answered.error or "")
+    assert answered.counts["inserted"] == 3
+    assert not instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
+
+
+def test_real_time_sync_is_turned_off_by_a_request_also_where_the_store_is_paused(
+    instance: DagsterInstance, world: World, stores: dict[str, Any]
+) -> None:
+    sensed(instance)
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.pause(conn, organization_id="cat", shop="cat.myshopify.com"),
+    )
+    for organization in ("bee", "cat"):
+        filed(world, kind="realtime", organization_id=organization, mode="off")
+    (run,) = sensed(instance).run_requests or []
+    assert run.job_name == "enable_realtime_sync"
+    config = run.run_config["ops"]["webhook_subscriptions"]["config"]
+    assert config["action"] == "disable"
+    assert spans([run]) == [("bee", "cat")]
 
 
 def test_a_request_for_nobody_fails_at_once(

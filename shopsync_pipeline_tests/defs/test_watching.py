@@ -27,6 +27,7 @@ from shopsync_pipeline.db import watch
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs import (
     housekeeping,
+    metrics,
     realtime,
     reconciliation,
     schedules,
@@ -301,6 +302,7 @@ def test_everything_that_ticks_is_listened_for_and_is_heard(
     schedules.hourly_customer_sync(at, shopsync=shopsync)
     realtime.hourly_subscription_check(at, shopsync=shopsync)
     reconciliation.hourly_reconciliation(at, shopsync=shopsync)
+    metrics.hourly_customer_metrics(at, shopsync=shopsync)
     housekeeping.nightly_housekeeping(at, shopsync=shopsync)
     sensors.sync_request_sensor(build_sensor_context(instance=instance), shopsync=shopsync)
     ticked(instance)

@@ -169,3 +169,26 @@ def test_text_ids_amounts_and_times_are_stored_as_they_were(conn: Conn, store: I
     assert stored(conn, "shopifyId") == BIG_ID
     assert stored(conn, "shopifyUpdatedAt") == datetime(2026, 11, 1, 10, tzinfo=UTC)
     assert stored(conn, "email") is None
+
+
+def history(conn: Conn) -> list[tuple[str, str, str]]:
+    earlier = stored(conn, "earlierSyncs") or []
+    return [(each["run"], each["via"], each["at"]) for each in earlier]
+
+
+def test_a_row_remembers_who_wrote_what_is_replaced(conn: Conn, store: Integration) -> None:
+    merge(conn, store, row(), read(0, via="BULK", run="first"))
+    assert stored(conn, "earlierSyncs") is None
+    merge(conn, store, row(note="x"), read(1, by_id=True, via="WEBHOOK", run="second"))
+    merge(conn, store, row(note="x"), read(2, run="found it unchanged"))
+    with conn.transaction():
+        customers.bury(conn, store, {BIG_ID: None}, read(3, via="RECONCILE", run="third"))
+    moments = [(T0 + timedelta(minutes=m)).isoformat() for m in (1, 0)]
+    assert history(conn) == [("second", "WEBHOOK", moments[0]), ("first", "BULK", moments[1])]
+    assert stored(conn, "lastSyncRunId") == "third"
+
+
+def test_a_row_remembers_no_more_than_ten_earlier_writers(conn: Conn, store: Integration) -> None:
+    for minute in range(13):
+        merge(conn, store, row(ordersCount=minute), read(minute, run=f"run {minute}"))
+    assert [run for run, _, _ in history(conn)] == [f"run {minute}" for minute in range(11, 1, -1)]

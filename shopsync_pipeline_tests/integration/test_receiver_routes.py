@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import requests as http
+from starlette.routing import Route
 
 from shopsync_pipeline.db import integrations, roles, watch
 from shopsync_pipeline.db import requests as sync_requests
@@ -206,7 +207,8 @@ def test_paths_that_are_none_are_404_and_never_a_redirect(receiver: Receiver) ->
 
 def test_every_route_is_described(database_url: str, tmp_path: Path) -> None:
     routes = create_app(Settings.from_env(environ_of(database_url, tmp_path))).routes
-    assert [route.path for route in routes] == list(DESCRIPTION["paths"])  # type: ignore[attr-defined]
+    described = [route.path for route in routes if isinstance(route, Route)]
+    assert described == list(DESCRIPTION["paths"])  # what is for people is pages
 
 
 def test_generated_requests_get_the_answers_that_are_described(
@@ -283,7 +285,7 @@ def refused_to_the_role(url: str) -> None:
             """UPDATE sync_requests SET "status" = 'succeeded'""",
             'SELECT "body" FROM webhook_events',
             "DELETE FROM webhook_events",
-            "SELECT 1 FROM customers",
+            """UPDATE customers SET "name" = ''""",
             "SELECT 1 FROM data_requests",
             "SELECT 1 FROM analytics.customers",
         ):

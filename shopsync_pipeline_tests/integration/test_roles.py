@@ -62,7 +62,7 @@ CREATIONS = (
 )
 
 
-def test_an_analyst_reads_the_two_views_and_can_neither_read_nor_make_anything_else(
+def test_an_analyst_reads_the_views_and_can_neither_read_nor_make_anything_else(
     house: House,
 ) -> None:
     with house.as_("ada") as ada:
@@ -71,6 +71,7 @@ def test_an_analyst_reads_the_two_views_and_can_neither_read_nor_make_anything_e
             for statement in ("DELETE FROM {}", "UPDATE {} SET name = ''", "TRUNCATE {}"):
                 with pytest.raises((REFUSED, psycopg.errors.WrongObjectType)):
                     ada.execute(sql.SQL(statement).format(sql.Identifier("analytics", view)))
+        ada.execute("SELECT * FROM analytics.customer_metrics")
         assert len(house.tables) > 5
         for table in house.tables:
             for statement in (
@@ -91,6 +92,8 @@ RECEIVER_NEVER = (
     "SELECT i::text FROM integrations i",
     "INSERT INTO integrations DEFAULT VALUES",
     'UPDATE integrations SET "clientSecret" = NULL',
+    'UPDATE integrations SET "accessToken" = NULL',
+    'UPDATE integrations SET "isActive" = false',
     "DELETE FROM integrations",
     'SELECT "body" FROM webhook_events',
     """UPDATE webhook_events SET "status" = 'done'""",
@@ -101,7 +104,9 @@ RECEIVER_NEVER = (
     """UPDATE sync_requests SET "organizationId" = 'mine'""",
     "DELETE FROM sync_requests",
     "UPDATE shopsync_schema_version SET version_num = ''",
-    "SELECT 1 FROM customers",
+    "SELECT * FROM data_requests",
+    """UPDATE customers SET "name" = ''""",
+    "DELETE FROM customers",
     "INSERT INTO customers DEFAULT VALUES",
     "SELECT 1 FROM data_requests",
     "DELETE FROM reconciliations",
@@ -111,7 +116,7 @@ RECEIVER_NEVER = (
 )
 
 
-def test_the_receiver_can_neither_read_a_token_or_a_person_nor_change_what_it_stored(
+def test_the_receiver_can_neither_read_or_write_a_token_nor_change_a_customer_or_what_it_stored(
     house: House,
 ) -> None:
     with house.as_(roles.RECEIVER_ROLE) as receiver:

@@ -85,8 +85,10 @@ def test_each_table_has_the_revision_that_makes_it(conn: Conn) -> None:
 def test_after_the_upgrade_no_real_time_store_is_late_with_its_subscriptions(empty: str) -> None:
     at_revision(empty, "0003")
     with connect(empty) as conn:
-        integrations.connect(conn, organization_id="o", shop="a.myshopify.com", name="A", shop_id=1)
-        conn.execute("""UPDATE integrations SET "realtimeSince" = now() - interval '30 days'""")
+        conn.execute(
+            """INSERT INTO integrations ("organizationId", "shop", "name", "realtimeSince")
+               VALUES ('o', 'a.myshopify.com', 'A', now() - interval '30 days')"""
+        )
         schema.upgrade(empty)
         (store,) = watch.stores(conn)
         assert store.subscribed is not None
@@ -105,6 +107,20 @@ def test_an_upgrade_gives_a_receiver_that_was_let_in_its_new_rights(
         conn.execute(f'GRANT INSERT ("body") ON webhook_events TO {roles.RECEIVER_ROLE}')
         schema.upgrade(empty)
         assert conn.execute(mine, [roles.RECEIVER_ROLE]).fetchone() == (True,)
+
+
+def test_an_upgrade_shows_its_new_views_to_analysts_who_were_let_in(
+    empty: str, server: ServerAddress
+) -> None:
+    at_revision(empty, "0004")
+    name = empty.rsplit("/", 1)[1]
+    assert roles.apply(server.url(name), roles.analyst_steps()) == []
+    with connect(empty) as conn:
+        schema.upgrade(empty)
+        assert conn.execute(
+            "SELECT has_table_privilege(%s, 'analytics.customer_metrics', 'SELECT')",
+            [roles.ANALYST_ROLE],
+        ).fetchone() == (True,)
 
 
 def test_an_upgrade_lets_no_receiver_in_that_was_not(empty: str, server: ServerAddress) -> None:
