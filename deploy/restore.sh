@@ -1,0 +1,31 @@
+#!/bin/sh
+# deploy/restore.sh DIRECTORY: what deploy/backup.sh wrote there, into databases that are empty.
+#
+# Stop Shopsync first, and bring back the secrets: the encryption key is not in a backup. Settings
+# come as they do for backup.sh.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
+here=$(dirname "$0")
+for name in shopsync dagster; do
+    [ -f "$1/$name.dump" ] || { echo "$1/$name.dump is not there." >&2; exit 1; }
+done
+if [ -z "${PGSERVICEFILE-}" ]; then
+    exec "${PYTHON:-$here/../.venv/bin/python}" "$here/pg_services.py" "$0" "$@"
+fi
+relations="SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p', 'v')
+  AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+for name in shopsync dagster; do
+    found=$(psql --no-psqlrc --tuples-only --no-align --dbname "service=$name" --command "$relations")
+    if [ "$found" -ne 0 ]; then
+        echo "The database of $name is not empty: it has $found tables and views. Nothing was changed." >&2
+        echo "Give an empty one, or put this one aside; see docs/how-to/restore.md." >&2
+        exit 1
+    fi
+done
+for name in shopsync dagster; do
+    pg_restore --dbname "service=$name" --single-transaction --no-owner --no-acl "$1/$name.dump"
+done
+cat <<END
+Restored from $1. Now: shopsync db upgrade, shopsync db roles, then start Shopsync (make up does all
+three), and: shopsync sync, then shopsync reconcile, which finds what was deleted since the backup.
+END
