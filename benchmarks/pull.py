@@ -36,7 +36,7 @@ from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.sync.connect import connect_store
 from shopsync_pipeline.sync.organizations import open_engine, open_store
-from shopsync_pipeline.sync.pull import pull
+from shopsync_pipeline.sync.pull import PullResult, pull
 
 SHOP = "bench.myshopify.com"
 ROWS = 20_000
@@ -112,7 +112,8 @@ def _pull_cpu(settings: Settings, token: str) -> dict[str, Any]:
                 store = integrations.get(conn, store.id)
             with open_store(engine, store) as opened:
                 before, began = cpu(), time.perf_counter()
-                result = waited(pull(opened, run_id="bench", mode="full"))
+                result = PullResult()
+                waited(pull(opened, result, run_id="bench", mode="full"))
                 used, wall = cpu() - before, time.perf_counter() - began
             assert result.counts.rows == ROWS, result
             figures[_of(name)] = round(used / ROWS * 1e6, 1)

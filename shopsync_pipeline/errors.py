@@ -3,8 +3,9 @@
 ShopsyncError
 ├── ConfigurationError          a setting, a file or a database is not as it must be
 │   └── SchemaMismatch          the database is ahead of or behind this release
-├── IntegrationInactive         the store was disconnected while it was being synced
-│   └── IntegrationPaused       or a person has paused it
+├── LeftOut                     nothing more is done of the store for now
+│   ├── IntegrationInactive     it was disconnected while it was being synced
+│   └── IntegrationPaused       a person has paused it
 ├── SyncConflict                two pulls met in one window
 ├── BadDelivery                 an HTTP request that is no webhook
 ├── BadBody                     a signed webhook that is not what its topic says: a dead letter
@@ -50,11 +51,16 @@ class SchemaMismatch(ConfigurationError):
     """The tables are not those of this release."""
 
 
-class IntegrationInactive(ShopsyncError):
+class LeftOut(ShopsyncError):
+    """The work on the store stopped, through no trouble of it. Whoever must know whether it left
+    catches IntegrationInactive, which a pause is not."""
+
+
+class IntegrationInactive(LeftOut):
     """The merge stopped because the integration is no longer active."""
 
 
-class IntegrationPaused(IntegrationInactive):
+class IntegrationPaused(LeftOut):
     """A person has paused the store; the message says since when, and how to resume it."""
 
 

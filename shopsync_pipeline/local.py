@@ -195,23 +195,21 @@ def with_new_key(settings: Settings) -> Settings:
     return _keep_keys(settings, (Fernet.generate_key().decode(), *settings.encryption_keys))
 
 
-def keep(settings: Settings, values: Mapping[str, str]) -> None:
-    """What the commands of this home shall find set, in place of what was kept by those names."""
-    _replace_kept(settings, values)
-
-
 def without_old_keys(settings: Settings) -> Settings:
     """Nothing is under them any more."""
     return _keep_keys(settings, settings.encryption_keys[:1])
 
 
 def _keep_keys(settings: Settings, keys: tuple[str, ...]) -> Settings:
-    """Whoever is killed meanwhile leaves the file as it was, or as it shall be."""
-    _replace_kept(settings, {ENCRYPTION_KEY: ",".join(keys)})
+    keep(settings, {ENCRYPTION_KEY: ",".join(keys)})
     return replace(settings, encryption_keys=keys)
 
 
-def _replace_kept(settings: Settings, values: Mapping[str, str]) -> None:
+def keep(settings: Settings, values: Mapping[str, str]) -> None:
+    """What the commands of this home shall find set, in place of what was kept by those names.
+
+    Whoever is killed meanwhile leaves the file as it was, or as it shall be.
+    """
     path = settings.secrets_file
     with _secrets_held(settings), NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
         lines = path.read_text().splitlines()

@@ -98,6 +98,12 @@ class Credentials:
         return self.expires_at is None or self.expires_at > now + margin
 
 
+def paused_since(organization_id: str, shop: str, at: datetime) -> str:
+    """What a person is told of a store that was paused by one, with the remedy."""
+    resume = f"shopsync resume {organization_id} {shop}"
+    return f"paused since {at:%Y-%m-%d %H:%M} UTC; resume it: {resume}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Integration:
     """One store in one organization, without its credentials.
@@ -128,10 +134,8 @@ class Integration:
         """Since when it is paused by a person, and the remedy; None where it is not."""
         if self.paused_at is None:
             return None
-        return (
-            f"{self.organization_id}, {self.shop}: paused since {self.paused_at:%Y-%m-%d %H:%M} "
-            f"UTC; resume it: shopsync resume {self.organization_id} {self.shop}"
-        )
+        since = paused_since(self.organization_id, self.shop, self.paused_at)
+        return f"{self.organization_id}, {self.shop}: {since}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

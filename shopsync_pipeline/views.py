@@ -12,7 +12,7 @@ from shopsync_pipeline.db.data_requests import DataRequest
 from shopsync_pipeline.db.dead_letters import DeadLetter
 from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.db.status import StoreStatus
-from shopsync_pipeline.models import SyncRequest
+from shopsync_pipeline.models import SyncRequest, paused_since
 from shopsync_pipeline.sync.doctor import Finding
 from shopsync_pipeline.sync.watch import REMEDIES, span
 
@@ -59,9 +59,8 @@ def remedies(stores: Sequence[StoreStatus]) -> list[str]:
         if not store.is_active:
             continue
         if store.paused_at is not None:
-            since = f"{store.paused_at:%Y-%m-%d %H:%M} UTC"
-            resume = f"shopsync resume {store.organization_id} {store.shop}"
-            told.append(f"{whom}: paused since {since}; resume it: {resume}")
+            since = paused_since(store.organization_id, store.shop, store.paused_at)
+            told.append(f"{whom}: {since}")
         elif store.status != "ok" or store.last_error:
             remedy = REMEDIES.get(store.status, "")
             error = store.last_error or f"is {store.status}."

@@ -102,7 +102,7 @@ def _all(conn: Conn, mode: str) -> list[str]:
     stores = integrations.active_of(conn, integrations.organizations(conn))
     awake = {s.organization_id for s in stores if s.paused_at is None or mode == "off"}
     if stores and not awake:
-        raise ConfigurationError("Every store is paused by hand. Resume one: shopsync resume.")
+        raise ConfigurationError("Every store is paused by hand. Resume one: shopsync resume ORG.")
     for told in (s.paused_told for s in stores if s.organization_id not in awake):
         err.print(f"Left out {told}", style="yellow", markup=False, soft_wrap=True)
     return sorted(awake)

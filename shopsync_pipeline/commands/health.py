@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
@@ -69,7 +70,8 @@ def _daemon(settings: Settings) -> Finding:
         told = "was never started here; start it: shopsync up"
         return Finding(what="Dagster daemon", well=False, told=told)
     try:
-        os.environ.update(local.environment(settings))
+        os.environ["DAGSTER_POSTGRES_URL"] = settings.dagster_postgres_url
+        os.environ["DAGSTER_HOME"] = str(_dagster_home(settings))
         silent, off = silent_daemons(), stopped()
     except ConfigurationError as error:
         return Finding(what="Dagster daemon", well=False, told=str(error))
@@ -77,3 +79,9 @@ def _daemon(settings: Settings) -> Finding:
     if off:
         told += f"; stopped in the UI, under Automation, where they are started: {', '.join(off)}"
     return Finding(what="Dagster daemon", well=not silent and not off, told=told)
+
+
+def _dagster_home(settings: Settings) -> Path:
+    """The one that is given, as in a container, where no clone is; else that of `shopsync up`."""
+    given = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster")
+    return given if (given / "dagster.yaml").exists() else local.dagster_home(settings)

@@ -49,7 +49,10 @@ def stores_of(conn: Conn, organization: str, shop: str | None) -> list[Integrati
     found = [store for store in active if wanted in (None, store.shop)]
     if not found:
         whom = f"store {wanted}" if wanted else "store"
-        raise ConfigurationError(f"{organization} has no connected {whom}.")
+        raise ConfigurationError(
+            f"{organization} has no connected {whom}. See which there are: shopsync status. "
+            f"Connect one: shopsync connect {organization} {wanted or 'SHOP'}"
+        )
     return found
 
 

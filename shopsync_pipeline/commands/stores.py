@@ -1,5 +1,6 @@
 """`connect`, `disconnect`, `pause`, `resume`, `status`: which stores there are, how they fare."""
 
+import itertools
 import os
 import sys
 import time
@@ -25,17 +26,22 @@ from shopsync_pipeline.commands.shared import (
     stores_of,
     tables,
 )
-from shopsync_pipeline.db import integrations, status
-from shopsync_pipeline.db.engine import Conn, transact
+from shopsync_pipeline.db import integrations, schema, status
+from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.db.engine import connect as connection
 from shopsync_pipeline.db.status import StoreStatus
-from shopsync_pipeline.errors import ConfigurationError
+from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import Engine, open_engine
+from shopsync_pipeline.sync.organizations import open_engine
 from shopsync_pipeline.sync.subscriptions import unsubscribe
 
 WATCH_SECONDS = 1.0
+COUNT_EVERY = 30
+"""Screens of `--watch` from one count of all customers to the next."""
+UNSUBSCRIBED_WITHIN = 20.0
+"""Seconds that a person who disconnects a store waits for Shopify, or for a run at its webhooks."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,27 +91,31 @@ def connect(
     if as_json:
         print_json({**_named(stored), "name": stored.name, "inShopify": stored.customers_count})
         return
+    next_ = f"The hourly sync reads them; now: shopsync sync {organization}"
     out.print(
         f"Connected {stored.shop} to {organization}: {stored.customers_count} customers. "
-        f"The hourly sync reads them; now: shopsync sync {organization}"
+        f"{stored.paused_told or next_}",
+        markup=False,
+        soft_wrap=True,
     )
 
 
 def disconnect(organization: Organization, shop: Shop, as_json: Json = False) -> None:
     """Stop syncing a store, have it send no more webhooks, and forget its tokens.
 
-    Its customers stay.
+    Its customers stay. What hinders it from sending no more webhooks is told, and hinders no more.
     """
-    with local.databases(Settings.from_env()) as settings, open_engine(settings) as engine:
-        with engine.pool.connection() as conn:
-            (store,) = stores_of(conn, organization, checked_shop(shop))
-        removed = _unsubscribed(engine, store)
-        transact(
-            engine.pool,
-            lambda conn: integrations.disconnect(
-                conn, organization_id=organization, shop=store.shop
-            ),
-        )
+    with (
+        local.databases(Settings.from_env()) as settings,
+        connection(settings.required_database_url()) as conn,
+    ):
+        schema.check(conn)
+        (store,) = stores_of(conn, organization, checked_shop(shop))
+        try:
+            removed = _unsubscribed(settings, conn, store)
+        finally:
+            with conn.transaction():
+                integrations.disconnect(conn, organization_id=organization, shop=store.shop)
     if as_json:
         print_json({**_named(store), "removedTopics": removed})
         return
@@ -114,20 +124,24 @@ def disconnect(organization: Organization, shop: Shop, as_json: Json = False) ->
     out.print(f"Disconnected {store.shop} from {organization}. Its customers stay in the table.")
 
 
-def _unsubscribed(engine: Engine, store: Integration) -> list[str]:
+def _unsubscribed(settings: Settings, conn: Conn, store: Integration) -> list[str]:
     """The topics that are no longer sent. Directly, as `connect` asks Shopify: after it the token
     is forgotten, and no run could do it."""
     if store.realtime_since is None:
         return []
-    outcome = unsubscribe(engine, store)
-    if outcome.note:
-        err.print(
-            f"{outcome.note} Its webhooks are refused from now on; Shopify drops them by itself.",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
-    return outcome.result.topics_of("remove")
+    # Until it has left, so that no run that waits for the store subscribes anew.
+    integrations.pause(conn, organization_id=store.organization_id, shop=store.shop)
+    removed: list[str] = []
+    try:
+        with open_engine(settings) as engine:
+            outcome = unsubscribe(engine, store, within=UNSUBSCRIBED_WITHIN)
+        note, removed = outcome.note, outcome.result.topics_of("remove")
+    except ShopsyncError as error:
+        note = f"{store.organization_id}, {store.shop}: {error}"
+    if note:
+        told = f"{note} Its webhooks are refused from now on; Shopify drops them by itself."
+        err.print(told, style="yellow", markup=False, soft_wrap=True)
+    return removed
 
 
 def pause(organization: Organization, shop: MaybeShop = None, as_json: Json = False) -> None:
@@ -189,8 +203,10 @@ def _watch(conn: Conn) -> None:
     """Until Ctrl-C."""
     try:
         with Live(console=out, auto_refresh=False) as live:
-            while True:
-                live.update(_screen(status.stores(conn)), refresh=True)
+            stores: list[StoreStatus] = []
+            for screen in itertools.count():
+                stores = status.stores(conn, counted=stores if screen % COUNT_EVERY else ())
+                live.update(_screen(stores), refresh=True)
                 time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return

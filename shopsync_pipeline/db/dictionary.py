@@ -114,7 +114,7 @@ lastSyncedAt timestamptz: When the request was sent that read this content. A ro
 lastSyncRunId text: Id of the Dagster run that wrote the row.
 lastSyncVia text: The road it came by: PULL, WEBHOOK, BULK or RECONCILE.
 earlierSyncs jsonb: The at, via and run that the last three columns had before, newest first, the
-  newest few. Null: written once.
+  newest ten. Null: written once, or the person was erased.
 """)
 
 CUSTOMER_METRICS = _columns("""
@@ -137,7 +137,8 @@ emailOptIns int8: Of those customers, those who consent to marketing by e-mail. 
 smsOptIns int8: Of those customers, those who consent to marketing by SMS. Null: nothing was
   measured that day.
 hoursSinceSync float8: Hours at measuredAt since the last complete sync of the organization's
-  stalest active store; the same in each currency. Null: no such store, or none was synced yet.
+  stalest active store that nobody has paused; the same in each currency. Null: no such store, or
+  none was synced yet.
 webhookLagSeconds float8: Median seconds from a change in Shopify to the row, of changes that came
   by webhook that day until measuredAt; the same in each currency. Null: none came.
 pullLagSeconds float8: Median seconds from a change of that day in Shopify to its being read, of
@@ -181,9 +182,12 @@ def _as_shown(column: Column) -> Column:
 
 
 def _spelled(told: str) -> str:
-    """The columns that a text names are named as the view has them."""
+    """The columns that a text names are named as the view has them; after `From`, fields of
+    Shopify's keep their name."""
     names = {c.name for c in (*CUSTOMERS, *CUSTOMER_METRICS) if c.name != c.name.lower()}
-    return re.sub(r"\w+", lambda word: snake_case(word[0]) if word[0] in names else word[0], told)
+    return re.sub(
+        r"(?<!From )\b\w+", lambda word: snake_case(word[0]) if word[0] in names else word[0], told
+    )
 
 
 ANALYTICS = {

@@ -64,7 +64,7 @@ WITH counted AS (
   GROUP BY 1
 ), organizations AS (
   SELECT "organizationId", bool_or("isActive") AS connected, (extract(
-    epoch FROM %(now)s - min("lastSyncAt") FILTER (WHERE "isActive")) / 3600
+    epoch FROM %(now)s - min("lastSyncAt") FILTER (WHERE "isActive" AND "pausedAt" IS NULL)) / 3600
   )::float8 AS hours
   FROM integrations GROUP BY 1
 )

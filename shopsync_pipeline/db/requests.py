@@ -39,9 +39,12 @@ def file(
 ) -> str:
     """The id of the request; the one that is queued already where the same was asked before, which
     then has the newer credentials."""
-    renewed = (
-        '"name" = %(name)s, "credentials" = %(sealed)s' if bring else '"mode" = excluded."mode"'
-    )
+    if bring:
+        renewed = '"name" = %(name)s, "credentials" = %(sealed)s'
+    elif kind == "realtime":  # on and off contradict each other: the last one said counts
+        renewed = '"requestedAt" = clock_timestamp()'
+    else:
+        renewed = '"mode" = excluded."mode"'
     row = conn.execute(
         f"""
         INSERT INTO sync_requests ("kind", "organizationId", "mode", "shop", "name", "credentials")

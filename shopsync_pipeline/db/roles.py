@@ -1,6 +1,6 @@
 """The roles beside the owner: who may read what, and Dagster's own database.
 
-`shopsync_analyst` reads the schema `analytics` and nothing else; grant it to people.
+`shopsync_analyst` reads our views in the schema `analytics` and nothing else; grant it to people.
 `shopsync_dagster` owns the database `dagster`, with a limit of connections, so that a storm of
 runs cannot take those the sync needs, and no right to any table of ours.
 `shopsync_receiver` is what faces the internet: it adds events and requests, reads what verifies a
@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from shopsync_pipeline.db.dashboard import FIELDS
+from shopsync_pipeline.db.dictionary import ANALYTICS
 from shopsync_pipeline.db.engine import Conn, connect, scrubbed
 
 DAGSTER_DATABASE = "dagster"
@@ -44,7 +45,7 @@ RECEIVER_MAY = {
         "id kind organizationId mode status requestedAt shop name finishedAt runId counts error"
     ),
     ("sync_requests", "INSERT"): "kind organizationId mode shop name credentials",
-    ("sync_requests", "UPDATE"): "mode name credentials",
+    ("sync_requests", "UPDATE"): "mode name credentials requestedAt",
     ("heartbeats", "SELECT"): "name since at",
     ("reconciliations", "SELECT"): (
         "id integrationId organizationId shop runId way startedAt finishedAt rowsRead missing "
@@ -93,9 +94,10 @@ def analyst_steps() -> list[Step]:
 
 
 def analyst_grant() -> Step:
-    """The owner of the views may do it, again too."""
-    grant = sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {}")
-    return Step(statement=grant.format(sql.Identifier(ANALYST_ROLE)))
+    """The owner of our views may do it, again too. Others' in that schema are theirs to grant."""
+    views = sql.SQL(", ").join(sql.Identifier("analytics", name) for name in ANALYTICS)
+    grant = sql.SQL("GRANT SELECT ON {} TO {}")
+    return Step(statement=grant.format(views, sql.Identifier(ANALYST_ROLE)))
 
 
 def dagster_steps(password: str) -> list[Step]:

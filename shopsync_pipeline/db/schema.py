@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from shopsync_pipeline.db import roles
 from shopsync_pipeline.db.engine import Conn, scrubbed, sqlalchemy_url
-from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
+from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble, SchemaMismatch
 
 VERSION_TABLE = "shopsync_schema_version"
 MADE_BY = {
@@ -32,6 +32,16 @@ MADE_BY = {
 """Our tables, by the revision that makes them."""
 
 
+LOCK_TIMEOUT = "10s"
+"""Whoever waits for a table has all others wait behind."""
+
+TABLE_IS_HELD = (
+    f"The upgrade waited {LOCK_TIMEOUT} for a table that another transaction holds, and gave up so "
+    "that nobody has to wait behind it. What was migrated before stays. Stop what runs on this "
+    "database (pg_stat_activity shows it), then run again: shopsync db upgrade"
+)
+
+
 def head() -> str:
     """The newest revision this release knows."""
     revision = _scripts().get_current_head()
@@ -42,18 +52,24 @@ def head() -> str:
 def upgrade(url: str) -> None:
     """Bring the database to `head()`; two callers at once do it one after the other.
 
+    Each revision is a transaction: where one stops, those before it stay and the next upgrade goes
+    on from there.
     The receiver's role and the analysts', where they were let in before, get the rights that this
     release needs.
-    Raises ConfigurationError where our names are taken, SchemaMismatch where it is ahead.
+    Raises ConfigurationError where our names are taken, SchemaMismatch where it is ahead,
+    DatabaseTrouble where a table was not to be had for LOCK_TIMEOUT.
     """
     engine: Engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
-    with _scrubbing(), engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('shopsync migrations'))"))
+    with _scrubbing(), engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(hashtext('shopsync migrations'))"))
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         _refuse_what_is_not_ours(connection)
+        connection.commit()
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         _let_in_again(connection)
+        connection.commit()
 
 
 def _let_in_again(connection: Connection) -> None:
@@ -74,6 +90,8 @@ def _scrubbing() -> Iterator[None]:
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.Error):
             raise
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise DatabaseTrouble(TABLE_IS_HELD) from None
         raise scrubbed(error.orig) from None
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.db.inbox import ALWAYS, MAY_BE_ASKED
 
 BEAT_EVERY = timedelta(seconds=10)
 
@@ -115,8 +116,9 @@ def stores(conn: Conn) -> list[StoreState]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
-    """An active store with open events. `age` is for how long the oldest could have been worked
-    on; where the store's own trouble or a person's pause holds them back, how old it is."""
+    """Open events of an active store. `age` is for how long the oldest could have been worked on;
+    of those that the store's own trouble or a person's pause holds back, how old it is. Such a
+    store has a second one where events wait that are worked on all the same."""
 
     id: str
     organization_id: str
@@ -142,26 +144,43 @@ class InboxState:
         return max(ages, default=timedelta(0))
 
 
-HELD_BACK = '(i."pausedAt" IS NOT NULL OR coalesce(i."retryAt" > clock_timestamp(), false))'
+# By store: the oldest event where it may be asked, the oldest that waits for that where not, and
+# then the oldest of each topic of ALWAYS too.
+WAITING = f"""
+WITH store AS (
+  SELECT "id", "organizationId", "shop", "retryAt", "resumedAt", {MAY_BE_ASKED} AS asked
+  FROM integrations i WHERE "isActive"
+), due AS (
+  SELECT s."id", NOT s.asked AS held_back, e.since
+  FROM store s, LATERAL (
+    SELECT CASE WHEN s.asked
+      THEN greatest("receivedAt", "notBefore", s."retryAt", s."resumedAt") ELSE "receivedAt"
+    END AS since
+    FROM webhook_events
+    WHERE "integrationId" = s."id" AND "status" IN ('pending', 'claimed')
+      AND ("notBefore" IS NULL OR "notBefore" <= clock_timestamp())
+      AND (s.asked OR "topic" <> ALL(%(always)s))
+    ORDER BY "receivedAt" LIMIT 1
+  ) AS e
+  UNION ALL
+  SELECT s."id", false, greatest(e."receivedAt", e."notBefore")
+  FROM store s CROSS JOIN unnest(%(always)s::text[]) AS t (topic), LATERAL (
+    SELECT "receivedAt", "notBefore" FROM webhook_events
+    WHERE "integrationId" = s."id" AND "topic" = t.topic AND "status" IN ('pending', 'claimed')
+      AND ("notBefore" IS NULL OR "notBefore" <= clock_timestamp())
+    ORDER BY "receivedAt" LIMIT 1
+  ) AS e
+  WHERE NOT s.asked
+)
+SELECT s."id", s."organizationId" AS organization_id, s."shop", d.held_back,
+  clock_timestamp() - min(d.since) AS age
+FROM due d JOIN store s USING ("id") GROUP BY 1, 2, 3, 4 ORDER BY 2, 3, 4
+"""  # noqa: S608
 
 
 def inbox(conn: Conn) -> InboxState:
     with conn.cursor(row_factory=class_row(Waiting)) as cursor:
-        waiting = cursor.execute(
-            f"""
-            SELECT i."id", i."organizationId" AS organization_id, i."shop",
-              {HELD_BACK} AS held_back,
-              clock_timestamp() - CASE WHEN {HELD_BACK} THEN e."receivedAt"
-                ELSE greatest(e."receivedAt", e."notBefore", i."retryAt", i."resumedAt") END AS age
-            FROM integrations i, LATERAL (
-              SELECT "receivedAt", "notBefore" FROM webhook_events
-              WHERE "integrationId" = i."id" AND "status" IN ('pending', 'claimed')
-                AND ("notBefore" IS NULL OR "notBefore" <= clock_timestamp())
-              ORDER BY "receivedAt" LIMIT 1
-            ) AS e
-            WHERE i."isActive" ORDER BY i."organizationId", i."shop"
-            """  # noqa: S608
-        ).fetchall()
+        waiting = cursor.execute(WAITING, {"always": list(ALWAYS)}, prepare=False).fetchall()
     counted = conn.execute(
         """
         SELECT "status", count(*) FROM webhook_events

@@ -25,8 +25,8 @@ from dagster import (
 )
 from pydantic import Field
 
-from shopsync_pipeline.db import dictionary, requests
-from shopsync_pipeline.db.engine import read, transact
+from shopsync_pipeline.db import dictionary, lineage, requests
+from shopsync_pipeline.db.engine import Conn, read, transact
 from shopsync_pipeline.defs import catalog, checks
 from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
@@ -115,20 +115,27 @@ def customers(
         refused = connect_brought(engine, config.request_ids)
         for outcome in sync_organizations(engine, context.partition_keys, order):
             told = [*refused.get(outcome.organization_id, ()), *outcome.errors]
-            asked = [*told, *outcome.paused]
             errors.extend(told)
             cost.add(outcome, failed=bool(told))
-            _answer(engine, config.request_ids, outcome, told if config.only_due else asked)
+            _answer(engine, config, outcome, told)
             if not told and not outcome.running_elsewhere:
-                yield AssetMaterialization(
-                    "customers",
-                    partition=outcome.organization_id,
-                    metadata=metadata_of(outcome),
-                )
+                yield _told_of(engine, outcome)
         yield from read(engine.pool, lambda conn: list(checks.evaluate(conn)))
     yield AssetObservation("customers", metadata=cost.metadata())
     if errors:
         raise stores_failed(_told(errors))
+
+
+def _told_of(
+    engine: Engine, outcome: OrganizationOutcome
+) -> AssetMaterialization | AssetObservation:
+    """A store that is paused was not read, so a partition that is red, or was never whole, stays as
+    it is. One that is green is materialized: else a range that fails would paint it red."""
+    green = not outcome.paused or read(
+        engine.pool, lambda conn: lineage.is_whole(conn, outcome.organization_id)
+    )
+    kind = AssetMaterialization if green else AssetObservation
+    return kind("customers", partition=outcome.organization_id, metadata=metadata_of(outcome))
 
 
 @dataclass
@@ -146,7 +153,7 @@ class Cost:
     def add(self, outcome: OrganizationOutcome, *, failed: bool) -> None:
         results = [store.result for store in outcome.stores if store.result is not None]
         self.organizations += 1
-        self.synced += bool(results) and not failed
+        self.synced += outcome.synced and not failed
         self.failed += failed
         self.points += sum(result.points for result in results)
 
@@ -187,7 +194,7 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
         "throttle wait (s)": round(sum(result.throttled for result in synced), 3),
         "seconds": round(max(result.seconds for result in synced), 3),
         "window from": min(begins).isoformat() if len(begins) == len(synced) else "the beginning",
-        "window to": max(ends),
+        "window to": max(ends, default="not reached"),
     }
     if operations:
         told["bulk operation"] = ", ".join(operations)
@@ -195,21 +202,33 @@ def metadata_of(outcome: OrganizationOutcome) -> Metadata:
 
 
 def _answer(
-    engine: Engine, request_ids: list[str], outcome: OrganizationOutcome, errors: list[str]
+    engine: Engine, config: CustomersConfig, outcome: OrganizationOutcome, told: list[str]
 ) -> None:
-    """Tell the requests of this organization what became of it; the sensor closes the others."""
-    if not request_ids:
+    """Tell the requests of this organization what became of it; the sensor closes the others.
+
+    That a store is paused fails who asked for that very store, and who asked for its organization
+    where nothing of it was synced; never the schedule's.
+    """
+    if not config.request_ids:
         return
     counts = sum((s.result.counts for s in outcome.stores if s.result is not None), MergeCounts())
-    error = " ".join(errors) or None
-    if not outcome.stores and not error:
-        error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
-    transact(
-        engine.pool,
-        lambda conn: requests.answer(
-            conn, request_ids, outcome.organization_id, counts=counts, error=error
-        ),
-    )
+    paused = {s.integration.shop: s.error for s in outcome.stores if s.state == "paused"}
+    errors = told if config.only_due or outcome.synced else [*told, *outcome.paused]
+    if not outcome.stores and not errors:
+        errors = [f"{outcome.organization_id}: no active store. Connect one: shopsync connect."]
+
+    def end(conn: Conn, ids: list[str], error: str | None) -> None:
+        requests.answer(conn, ids, outcome.organization_id, counts=counts, error=error)
+
+    def work(conn: Conn) -> None:
+        for request_id in config.request_ids if paused else ():
+            request = requests.get(conn, request_id)
+            if request and request.organization_id == outcome.organization_id:
+                error = paused.get(request.shop or "") or " ".join(errors) or None
+                end(conn, [request_id], error)
+        end(conn, config.request_ids, " ".join(errors) or None)
+
+    transact(engine.pool, work)
 
 
 def _told(errors: list[str]) -> str:

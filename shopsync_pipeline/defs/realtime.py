@@ -9,6 +9,7 @@ from enum import Enum
 from dagster import (
     AssetExecutionContext,
     AssetMaterialization,
+    AssetObservation,
     AssetSelection,
     BackfillPolicy,
     Config,
@@ -26,6 +27,7 @@ from pydantic import Field
 from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import clock, transact
 from shopsync_pipeline.defs import catalog
+from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.jobs import LANE
 from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
@@ -74,9 +76,10 @@ class RealtimeConfig(Config):
 )
 def webhook_subscriptions(
     context: AssetExecutionContext, config: RealtimeConfig, shopsync: ShopsyncResource
-) -> Iterator[AssetMaterialization]:
+) -> Iterator[AssetMaterialization | AssetObservation]:
     """A failed run shows all of its range as failed that it did not materialize. So what a check
-    found unchanged, and would leave unsaid, is materialized where others failed."""
+    found unchanged, and would leave unsaid, is materialized where others failed. What is red stays
+    so while its store is put off or paused: nobody looked."""
     failed: list[str] = []
     unsaid: list[AssetMaterialization] = []
     with shopsync.engine() as engine:
@@ -90,7 +93,13 @@ def webhook_subscriptions(
             if outcome.errors or outcome.notes("put_off"):
                 continue
             if config.action is Action.check and not outcome.changed:
-                unsaid.append(_materialization(outcome))
+                unsaid.extend([] if _paused_in_trouble(outcome) else [_materialization(outcome)])
+            elif config.action is Action.enable and _paused_and_off(outcome):
+                yield AssetObservation(
+                    "webhook_subscriptions",
+                    partition=outcome.organization_id,
+                    metadata=_metadata_of(outcome),
+                )
             else:
                 yield _materialization(outcome)
     if failed:
@@ -98,22 +107,37 @@ def webhook_subscriptions(
         raise stores_failed(_told(failed))
 
 
+def _paused_in_trouble(outcome: OrganizationSubscriptions) -> bool:
+    stores = [s.integration for s in outcome.stores if s.state == "paused"]
+    return any(store.last_error is not None for store in stores)
+
+
+def _paused_and_off(outcome: OrganizationSubscriptions) -> bool:
+    """Whether a store that is paused has not what `enable` would have given it, as far as known."""
+    stores = [s.integration for s in outcome.stores if s.state == "paused"]
+    return _paused_in_trouble(outcome) or any(store.realtime_since is None for store in stores)
+
+
 def _materialization(outcome: OrganizationSubscriptions) -> AssetMaterialization:
-    results = [store.result for store in outcome.stores]
-    lines = [_line(store) for store in outcome.stores] or ["no active store"]
     return AssetMaterialization(
         "webhook_subscriptions",
         partition=outcome.organization_id,
-        metadata={
-            "topics on": sum(len(result.topics) for result in results),
-            "created": sum(len(result.topics_of("create")) for result in results),
-            "updated": sum(len(result.topics_of("update")) for result in results),
-            "removed": sum(len(result.topics_of("remove")) for result in results),
-            "API requests": sum(result.requests for result in results),
-            "stores": MetadataValue.md("\n".join(f"- {line}" for line in lines)),
-            "set in the app's own configuration": ", ".join(SET_IN_THE_APP),
-        },
+        metadata=_metadata_of(outcome),
     )
+
+
+def _metadata_of(outcome: OrganizationSubscriptions) -> Metadata:
+    results = [store.result for store in outcome.stores]
+    lines = [_line(store) for store in outcome.stores] or ["no active store"]
+    return {
+        "topics on": sum(len(result.topics) for result in results),
+        "created": sum(len(result.topics_of("create")) for result in results),
+        "updated": sum(len(result.topics_of("update")) for result in results),
+        "removed": sum(len(result.topics_of("remove")) for result in results),
+        "API requests": sum(result.requests for result in results),
+        "stores": MetadataValue.md("\n".join(f"- {line}" for line in lines)),
+        "set in the app's own configuration": ", ".join(SET_IN_THE_APP),
+    }
 
 
 def _line(store: StoreSubscriptions) -> str:
@@ -126,10 +150,12 @@ def _line(store: StoreSubscriptions) -> str:
 
 
 def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationSubscriptions) -> None:
-    """Tell the requests of this organization whether its real-time sync is as they asked."""
+    """Tell the requests of this organization whether its real-time sync is as they asked. That a
+    store is paused fails them only where no other has it now."""
     if not request_ids:
         return
-    told = (*outcome.errors, *outcome.notes("no_address"), *outcome.notes("paused"))
+    paused = () if outcome.notes("on") else outcome.notes("paused")
+    told = (*outcome.errors, *outcome.notes("no_address"), *paused)
     error = " ".join(told) or None
     if not outcome.stores:
         error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."

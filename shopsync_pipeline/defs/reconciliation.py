@@ -97,14 +97,24 @@ def customer_reconciliation(
             _answer(engine, config.request_ids, outcome)
             yield from _lineage_of(engine, outcome)
             if not outcome.errors and not outcome.running_elsewhere:
-                yield AssetMaterialization(
-                    "customer_reconciliation",
-                    partition=outcome.organization_id,
-                    metadata=metadata_of(outcome),
-                )
+                yield _told_of(outcome)
         yield read(engine.pool, _drift_is_rare)
     if errors:
         raise stores_failed(_told(errors))
+
+
+def _told_of(outcome: OrganizationReconciliation) -> AssetMaterialization | AssetObservation:
+    """Materialized is what was read whole: no store that was paused in mid-sweep, and none where
+    all that there was to reconcile is paused."""
+    cut_off = any(store.state == "paused" and store.result for store in outcome.stores)
+    fresh = any(store.reconciled_at for store in outcome.stores)
+    nothing = bool(outcome.paused) and not outcome.reconciled and not fresh
+    kind = AssetObservation if cut_off or nothing else AssetMaterialization
+    return kind(
+        "customer_reconciliation",
+        partition=outcome.organization_id,
+        metadata=metadata_of(outcome),
+    )
 
 
 def _lineage_of(
@@ -120,10 +130,12 @@ def _lineage_of(
 
 def metadata_of(outcome: OrganizationReconciliation) -> Metadata:
     """What was found in all stores together and in each, with some ids to look at."""
+    paused: Metadata = {"paused by hand": "; ".join(outcome.paused)} if outcome.paused else {}
     if not outcome.results:
         moments = [store.reconciled_at for store in outcome.stores if store.reconciled_at]
         since = min(moments, default=None)
-        return {"reconciled before": since.isoformat()} if since else {"note": "nothing to do"}
+        before: Metadata = {"reconciled before": since.isoformat()} if since else {}
+        return {**before, **paused} or {"note": "nothing to do"}
     ids = {
         kind: [number for result in outcome.results for number in result.samples[kind]]
         for kind in FINDINGS
@@ -131,6 +143,7 @@ def metadata_of(outcome: OrganizationReconciliation) -> Metadata:
     most = MOST_IDS_TOLD // len(FINDINGS)
     told: Metadata = {
         **_sums(outcome),
+        **paused,
         "stores": MetadataValue.table([_record(s) for s in outcome.stores if s.result]),
     }
     if any(ids.values()):
@@ -154,6 +167,7 @@ def _record(store: StoreReconciliation) -> TableRecord:
         {
             "store": store.integration.shop,
             "way": result.way,
+            "state": store.state,
             "rows read": result.rows_read,
             **{kind: result.found[kind] for kind in FINDINGS},
             "changed meanwhile": result.changed_meanwhile,
@@ -185,10 +199,12 @@ def _line(store: Reconciliation) -> str:
 
 
 def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationReconciliation) -> None:
-    """Tell the requests of this organization what became of it."""
+    """Tell the requests of this organization what became of it. That a store is paused fails them
+    only where no other was reconciled."""
     if not request_ids:
         return
-    error = " ".join((*outcome.errors, *outcome.paused)) or None
+    paused = () if outcome.reconciled else outcome.paused
+    error = " ".join((*outcome.errors, *paused)) or None
     if not outcome.stores:
         error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
     transact(

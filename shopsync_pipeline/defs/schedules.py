@@ -43,7 +43,9 @@ def hourly_customer_sync(
         tags={},
         request_ids=[],
     )
-    return runs or SkipReason(f"No organization is due; {skipped} are fresh, put off or running.")
+    return runs or SkipReason(
+        f"No organization is due; {skipped} are fresh, put off, paused by hand or running."
+    )
 
 
 def known_organizations(instance: DagsterInstance) -> Sequence[str]:

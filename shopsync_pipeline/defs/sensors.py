@@ -43,7 +43,8 @@ def sync_request_sensor(
         new = [key for key in _organizations(conn, open_requests) if key not in registered]
         keys = [*known, *new]
         queued = [r for r in open_requests if not _ended(conn, context.instance, r)]
-        runs = [*_runs_for_people(conn, keys, queued), *_runs_for_cron(conn, keys, queued)]
+        ready = _without_contradictions(conn, open_requests, queued)
+        runs = [*_runs_for_people(conn, keys, ready), *_runs_for_cron(conn, keys, ready)]
     return SensorResult(
         run_requests=runs,
         dynamic_partitions_requests=[organizations.build_add_request(new)] if new else [],
@@ -102,6 +103,25 @@ KINDS: Sequence[tuple[str, Set[str], tuple[str, str], dict[str, str]]] = (
     ),
 )
 """Kind and modes of requests, the job and the asset that answer them, and the run's config."""
+
+
+def _without_contradictions(
+    conn: Conn, open_requests: Sequence[SyncRequest], queued: Sequence[SyncRequest]
+) -> list[SyncRequest]:
+    """Of an organization's requests to turn real-time sync on and off the newest counts, and waits
+    for runs that earlier ones have: two at once would leave the store as the slower one wants it.
+    Those it contradicts fail: whoever waits for one must not take it for done."""
+    busy = {r.organization_id for r in open_requests if r.kind == "realtime" and r not in queued}
+    newest = {r.organization_id: r for r in queued if r.kind == "realtime"}
+    kept = []
+    for request in queued:
+        last = newest[request.organization_id] if request.kind == "realtime" else request
+        if (request.mode == "off") != (last.mode == "off"):
+            error = f"{request.organization_id}: replaced by a later request, {last.id}."
+            requests.finish(conn, request.id, error=error)
+        elif request.kind != "realtime" or request.organization_id not in busy:
+            kept.append(request)
+    return kept
 
 
 def _runs_for_people(

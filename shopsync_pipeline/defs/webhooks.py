@@ -43,7 +43,6 @@ from shopsync_pipeline.defs.schedules import known_organizations
 from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.drain import DrainOrder, drain
-from shopsync_pipeline.sync.storewide import ALWAYS
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +235,7 @@ def watch(
         live = locks.live_drains(conn)
         runs = _started_runs(conn, instance)
         suspects = _cancel_dead(instance, without_session(live, runs), suspects)
-        work = bool(inbox.ready(conn, ALWAYS))
+        work = bool(inbox.ready(conn, inbox.ALWAYS))
         if successor_wanted(live, runs, work=work, most=most):
             return True, dict(suspects)
         left = deadline - time.monotonic()

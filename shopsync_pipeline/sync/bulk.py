@@ -135,7 +135,8 @@ def read_in_bulk(
     Returns the operation once every row it counted was merged; the caller then forgets it
     (bulk_operations.forget) with what it made of the rows. None, and nothing merged, where
     Shopify will not start or execute one for this app, or one failed lately. Raises BulkFailed
-    where it ended badly or its result is not whole, BulkUnfinished after PATIENCE_SECONDS.
+    where it ended badly or its result is not whole, BulkUnfinished after PATIENCE_SECONDS, and
+    LeftOut as soon as the store has left or is paused: the next load takes the operation up.
     """
     if read(store.pool, lambda conn: _failed_lately(conn, store)):
         log.info("%s: reading pages, for a bulk operation failed lately", store.integration.shop)
@@ -279,6 +280,7 @@ def _ended(store: Store, count: Count, operation: BulkOperation) -> Waits[BulkOp
                 shop, f"bulk operation {operation.id} is not done ({operation.rows} rows so far)"
             )
         yield wait
+        _require_wanted(store)
         patience -= wait
         wait = min(wait * POLLS_GROW_BY, LAST_POLL_SECONDS)
         asked = yield from _asked(store, count, operation.id)
@@ -295,6 +297,11 @@ def _ended(store: Store, count: Count, operation: BulkOperation) -> Waits[BulkOp
     return operation
 
 
+def _require_wanted(store: Store) -> None:
+    """Raises LeftOut where the store has left or is paused: nobody waits for its rows then."""
+    transact(store.pool, lambda conn: integrations.share(conn, store.integration.id))
+
+
 def _asked(store: Store, count: Count, operation_id: str) -> Waits[BulkOperation | None]:
     reply = yield from store.ask("BulkOperationById", {"id": operation_id})
     count(reply)
@@ -308,6 +315,7 @@ def _taken(
     if operation.url is not None:
         while not store.bulk.acquire(blocking=False):
             yield SLOT_POLL_SECONDS
+            _require_wanted(store)
         try:
             with closing(store.client.bulk_file(operation.url)) as file:
                 taken = yield from _all_taken(file, merge, tell)

@@ -16,7 +16,7 @@ from shopsync_pipeline.db.engine import Conn, read, transact
 from shopsync_pipeline.errors import (
     BadBody,
     DatabaseTrouble,
-    IntegrationInactive,
+    LeftOut,
     RetryableError,
     ShopifyError,
     ShopsyncError,
@@ -27,7 +27,7 @@ from shopsync_pipeline.shopify.webhooks import CUSTOMER_TOPICS, Hint, hint_of
 from shopsync_pipeline.sync.events import CustomerEvents
 from shopsync_pipeline.sync.organizations import Engine, open_store, record_trouble
 from shopsync_pipeline.sync.store import Store
-from shopsync_pipeline.sync.storewide import ALWAYS, StoreEvents, in_order
+from shopsync_pipeline.sync.storewide import StoreEvents, in_order
 from shopsync_pipeline.sync.verdict import Marked
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Desk:
         while events := transact(self._engine.pool, self._claim):
             try:
                 yield from self._through(events)
-            except IntegrationInactive:
+            except LeftOut:
                 break
             except ShopifyError as error:
                 self._put_off(error)
@@ -88,7 +88,7 @@ class Desk:
             conn,
             self._id,
             self._run_id,
-            always=ALWAYS,
+            always=inbox.ALWAYS,
             lease=self._lease,
             limit=CLAIMED_AT_ONCE,
         )

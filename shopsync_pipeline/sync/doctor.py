@@ -17,7 +17,7 @@ from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, connect, read, refuse_transaction_pooler
 from shopsync_pipeline.db.watch import Refused, Tick
 from shopsync_pipeline.errors import DatabaseTrouble, NeedsScope, ShopsyncError
-from shopsync_pipeline.models import Integration
+from shopsync_pipeline.models import Integration, paused_since
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
@@ -38,20 +38,22 @@ OLDEST_POSTGRES, NEWEST_POSTGRES = 15, 18
 """The major versions that this release was tested with."""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Database, tables and keys first; the stores only where those are well."""
-    found: list[Finding] = []
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Database, tables and keys first; the stores only where those are well. What hinders it is
+    the last finding, and takes none of those before it away."""
     checks = {"database": _database, "tables": _tables, "SHOPSYNC_ENCRYPTION_KEY": _keys_given}
     for what, check in checks.items():
         try:
-            found.append(check(settings))
+            yield check(settings)
         except ShopsyncError as error:
-            return [*found, Finding(what=what, well=False, told=str(error))]
+            yield Finding(what=what, well=False, told=str(error))
+            return
     try:
         with open_engine(settings) as engine:
-            return [*found, *_findings(engine)]
-    except DatabaseTrouble as trouble:
-        return [*found, Finding(what="database", well=False, told=str(trouble))]
+            yield from _findings(engine)
+    except ShopsyncError as error:
+        what = "database" if isinstance(error, DatabaseTrouble) else "stores"
+        yield Finding(what=what, well=False, told=str(error))
 
 
 def _database(settings: Settings) -> Finding:
@@ -200,10 +202,7 @@ def _stores(engine: Engine, found: Sequence[Trouble]) -> Iterator[Finding]:
         if store.paused_at is None:
             yield from _probed(engine, store, ages)
         else:
-            told = (
-                f"paused by hand since {store.paused_at:%Y-%m-%d %H:%M} UTC; resume it: shopsync "
-                f"resume {store.organization_id} {store.shop}"
-            )
+            told = paused_since(store.organization_id, store.shop, store.paused_at)
             what = f"{store.organization_id}, {store.shop}"
             yield Finding(what=what, well=True, told=told)
     for each in found:

@@ -28,7 +28,6 @@ from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.sync.desk import Desk
 from shopsync_pipeline.sync.interleave import Interleaver
 from shopsync_pipeline.sync.organizations import WORKERS, Engine
-from shopsync_pipeline.sync.storewide import ALWAYS
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +199,7 @@ class _Floor:
     def _look(self) -> None:
         """Trouble of the database passes, or ends the session and so the drain."""
         with _warning_of_trouble():
-            for store in read(self._engine.pool, lambda conn: inbox.ready(conn, ALWAYS)):
+            for store in read(self._engine.pool, lambda conn: inbox.ready(conn, inbox.ALWAYS)):
                 self._begin(store)
 
     def _begin(self, store: str) -> None:

@@ -58,7 +58,7 @@ class CustomerEvents:
         self._at_work = at_work
 
     def process(self, marked: Sequence[Marked]) -> Waits[None]:
-        """Raises a ShopifyError or IntegrationInactive; what was settled before stays so."""
+        """Raises a ShopifyError or LeftOut; what was settled before stays so."""
         left = yield from self._scanned(marked)
         while left:
             batch, left = _first(left, self._at_once)

@@ -64,8 +64,9 @@ class SyncOrder:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreOutcome:
     """`fresh` was synced less than half an hour ago, `running` is being synced by another run,
-    `left` was disconnected meanwhile; `paused` is left out by a person, as `error` tells;
-    `put_off` is still in the trouble that `error` tells."""
+    `left` was disconnected meanwhile; `paused` is left out by a person, as `error` tells, and has
+    a `result` where it was paused in mid-pull; `put_off` is still in the trouble that `error`
+    tells."""
 
     integration: Integration
     state: Literal["synced", "fresh", "running", "left", "paused", "put_off", "failed"]
@@ -92,6 +93,11 @@ class OrganizationOutcome:
     def paused(self) -> tuple[str, ...]:
         """No failure, but a person who asked for these stores is told."""
         return tuple(s.error or s.state for s in self.stores if s.state == "paused")
+
+    @property
+    def synced(self) -> bool:
+        """Whether at least one store was synced to the end."""
+        return any(store.state == "synced" for store in self.stores)
 
     @property
     def running_elsewhere(self) -> bool:
@@ -221,13 +227,18 @@ def open_store(engine: Engine, integration: Integration) -> Iterator[Store]:
 
 
 def _pulled(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
+    result = PullResult()
     try:
         with open_store(engine, integration) as store:
-            result = yield from pull(
-                store, run_id=order.run_id, mode=order.mode, updated_since=order.updated_since
+            yield from pull(
+                store,
+                result,
+                run_id=order.run_id,
+                mode=order.mode,
+                updated_since=order.updated_since,
             )
     except IntegrationPaused as paused:
-        return _paused(integration, str(paused))
+        return _paused(integration, str(paused), result)
     except IntegrationInactive:
         return StoreOutcome(integration=integration, state="left")
     except ShopsyncError as error:
@@ -292,9 +303,9 @@ def _faulty(engine: Engine, integration: Integration, told: str) -> StoreOutcome
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 
-def _paused(integration: Integration, told: str) -> StoreOutcome:
+def _paused(integration: Integration, told: str, result: PullResult | None = None) -> StoreOutcome:
     log.info("[SHOPIFY CRON] Left out %s", told)
-    return StoreOutcome(integration=integration, state="paused", error=told)
+    return StoreOutcome(integration=integration, state="paused", result=result, error=told)
 
 
 def _left_alone(integration: Integration, now: datetime) -> StoreOutcome:

@@ -66,15 +66,17 @@ class PullResult:
 
 def pull(
     store: Store,
+    result: PullResult,
     *,
     run_id: str,
     mode: Mode = "incremental",
     updated_since: datetime | None = None,
-) -> Waits[PullResult]:
+) -> Waits[None]:
     """Read what changed and merge it; the caller holds the integration's lock.
 
     `full` reads everything; `updated_since` can only widen the window, since a watermark never
-    moves past what was not read. Raises a ShopsyncError, with all earlier pages committed.
+    moves past what was not read. Raises a ShopsyncError, with all earlier pages committed and
+    counted in `result`, whose `until` is then None.
     """
     began = time.monotonic()
     log.info(
@@ -82,7 +84,20 @@ def pull(
         store.integration.organization_id,
         store.integration.shop,
     )
-    result = PullResult()
+    try:
+        result.until = yield from _pulled(store, result, run_id, mode, updated_since)
+    finally:
+        result.seconds = time.monotonic() - began
+
+
+def _pulled(
+    store: Store,
+    result: PullResult,
+    run_id: str,
+    mode: Mode,
+    updated_since: datetime | None,
+) -> Waits[datetime]:
+    """The end of the last window that was read, on Shopify's clock."""
     now = yield from probe(store, result)
     known = believed(store.integration, now)
     since = wanted_since(known, mode, updated_since)
@@ -108,9 +123,7 @@ def pull(
         lambda conn: windows.open_window(conn, store.integration, window, watermark),
     )
     yield from reader.read(window)
-    result.until = now
-    result.seconds = time.monotonic() - began
-    return result
+    return now
 
 
 def _expect(store: Store, run_id: str, rows: int | None) -> None:

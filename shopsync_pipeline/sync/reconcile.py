@@ -84,6 +84,11 @@ class OrganizationReconciliation:
         return tuple(s.error or s.state for s in self.stores if s.state == "paused")
 
     @property
+    def reconciled(self) -> bool:
+        """Whether at least one store was reconciled to the end."""
+        return any(store.state == "reconciled" for store in self.stores)
+
+    @property
     def running_elsewhere(self) -> bool:
         return any(store.state == "running" for store in self.stores)
 

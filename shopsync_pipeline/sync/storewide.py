@@ -28,9 +28,6 @@ from shopsync_pipeline.sync.store import Store
 
 log = logging.getLogger(__name__)
 
-ALWAYS = COMPLIANCE_TOPICS | {"app/uninstalled", "app/scopes_update"}
-"""Topics that are worked on also while the store is inactive or put off."""
-
 PROBE_AGAIN = timedelta(minutes=5)
 MOST_PROBES = 5
 CLOSED_FOR = timedelta(days=1)
@@ -84,7 +81,9 @@ class StoreEvents:
         self._end(conn, event, "uninstalled")
 
     def _refreshed(self, event: WebhookEvent) -> Waits[None]:
-        """What the store says of itself now; new scopes may have mended its trouble."""
+        """What the store says of itself now; new scopes may have mended its trouble. Asked also
+        while a person has paused it: none of its customers is read, and once resumed it need not
+        wait for what was mended meanwhile."""
         try:
             yield from probe(self._store, PullResult())
         except IntegrationInactive:

@@ -14,6 +14,7 @@ from typing import Literal
 from shopsync_pipeline.db import alerts, integrations, requests
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
 from shopsync_pipeline.errors import (
+    ConfigurationError,
     IntegrationInactive,
     NeedsScope,
     PagingStuck,
@@ -126,9 +127,25 @@ def settle_subscriptions(
         yield OrganizationSubscriptions(organization_id=organization, stores=stores)
 
 
-def unsubscribe(engine: Engine, integration: Integration) -> StoreSubscriptions:
-    """Remove what is ours of one store; what hinders that is in the outcome's `note`."""
-    return waited(_one_at_a_time(engine, integration, "disable"), engine.timer)
+def unsubscribe(engine: Engine, integration: Integration, *, within: float) -> StoreSubscriptions:
+    """Remove what is ours of one store; what hinders that is in the outcome's `note`.
+
+    After `within` seconds it waits no more, neither for Shopify nor for another run.
+    """
+    until = engine.timer.monotonic() + within
+    late = ShopsyncError(f"its webhook subscriptions were not removed within {within:.0f} s.")
+    steps = _one_at_a_time(engine, integration, "disable")
+    try:
+        while True:
+            wait = next(steps)
+            if engine.timer.monotonic() + wait > until:
+                steps.throw(late)
+            engine.timer.sleep(wait)
+    except StopIteration as stop:
+        outcome: StoreSubscriptions = stop.value
+        return outcome
+    except ShopsyncError as error:
+        return _faulty(integration, told_of(integration, error))
 
 
 def wrong_subscriptions(store: Store, receiver: Receiver) -> list[Change]:
@@ -173,6 +190,9 @@ def _store(engine: Engine, integration_id: str, action: Action) -> Waits[StoreSu
     receiver = receiver_of(engine.settings)
     if isinstance(receiver, Receiver):
         return (yield from _attempted(engine, integration, receiver, action))
+    if action == "disable":
+        unnamed = ConfigurationError(_left_behind(integration, "APP_URL does not say which"))
+        return _failed(engine, integration, Settlement(), unnamed)
     told = f"{integration.organization_id}, {integration.shop}: {receiver}"
     log.warning("[Shopify Customer Webhook] %s", told)
     return StoreSubscriptions(integration=integration, state="no_address", note=told)
@@ -220,12 +240,24 @@ def _turned_on(store: Store, receiver: Receiver, result: Settlement) -> Waits[No
 
 
 def _turned_off(store: Store, receiver: Receiver, result: Settlement) -> Waits[None]:
-    """Leaves them where another organization's real-time sync of the store lives on them."""
+    """Leaves them where another organization's real-time sync of the store lives on them. Raises
+    ConfigurationError where real-time sync was on and nothing is there under our address."""
     others = read(
         store.pool, lambda conn: integrations.sharing_subscriptions(conn, store.integration.id)
     )
     if not others:
         yield from _settled(store, lambda found, _: plan([], found, receiver), result)
+        if store.integration.realtime_since is not None and not result.done:
+            why = f"none of them goes to {receiver.uri}"
+            raise ConfigurationError(_left_behind(store.integration, why))
+
+
+def _left_behind(integration: Integration, why: str) -> str:
+    return (
+        "real-time sync is off here, but its subscriptions at Shopify stay until eight deliveries "
+        f"to them have failed: {why}. To remove them now, set APP_URL to what it was, restart, and "
+        f"disable again: shopsync webhooks disable {integration.organization_id}."
+    )
 
 
 def _settled(

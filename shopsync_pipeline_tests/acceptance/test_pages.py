@@ -154,6 +154,11 @@ def find_and_open(page: Page, customer: str) -> None:
     expect(syncs.nth(2)).to_contain_text("Pull")
     events = page.get_by_role("region", name="Webhooks").get_by_role("row")
     expect(events.nth(1)).to_contain_text("customers/update")
+    wide = page.viewport_size
+    assert wide is not None
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size(wide)
 
 
 def follow_the_run(page: Page, deployment: Deployment) -> None:

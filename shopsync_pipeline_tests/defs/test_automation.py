@@ -17,11 +17,12 @@ from dagster import (
 
 from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import transact
+from shopsync_pipeline.db.requests import NewCredentials
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import RANGE_END, RANGE_START, hourly_customer_sync
 from shopsync_pipeline.defs.sensors import sync_request_sensor
-from shopsync_pipeline.models import SyncRequest
+from shopsync_pipeline.models import Credentials, SyncRequest
 from shopsync_pipeline_tests.world import World
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
@@ -100,7 +101,9 @@ def test_no_run_is_asked_for_when_all_are_fresh(
 ) -> None:
     sensed(instance)
     world.sync(*NAMES)
-    assert isinstance(scheduled(instance), SkipReason)
+    skipped = scheduled(instance)
+    assert isinstance(skipped, SkipReason)
+    assert "5 are fresh, put off, paused by hand or running" in str(skipped.skip_message)
 
 
 def test_stores_in_trouble_are_left_out_as_long_as_they_are_put_off(
@@ -193,7 +196,7 @@ def test_a_request_for_a_store_that_a_person_paused_fails_without_a_run(
         assert told.endswith("; resume it: shopsync resume bee bee.myshopify.com")
 
 
-def test_of_two_stores_the_paused_one_fails_the_request_and_no_run(
+def test_of_two_stores_the_paused_one_fails_only_the_request_that_names_it(
     instance: DagsterInstance, world: World, stores: dict[str, Any]
 ) -> None:
     world.connect("bee", "second.myshopify.com", customers=3)
@@ -202,13 +205,18 @@ def test_of_two_stores_the_paused_one_fails_the_request_and_no_run(
         world.engine.pool,
         lambda conn: integrations.pause(conn, organization_id="bee", shop="bee.myshopify.com"),
     )
-    request = filed(world, kind="sync", organization_id="bee")
+    held = Credentials(access_token=stores["bee"].access_token)
+    sealed = world.engine.cipher.seal(held)
+    brought = NewCredentials(shop="bee.myshopify.com", name=None, sealed=sealed)
+    whole = filed(world, kind="sync", organization_id="bee")
+    named = filed(world, kind="sync", organization_id="bee", bring=brought)
     (run,) = sensed(instance).run_requests or []
     execute(instance, run)
-    answered = found(world, request)
-    assert answered.status == "failed"
-    assert "bee, bee.myshopify.com: paused since " in (answered.error or "")
+    answered, refused = found(world, whole), found(world, named)
+    assert (answered.status, answered.error) == ("succeeded", None)
     assert answered.counts["inserted"] == 3
+    assert refused.status == "failed"
+    assert "bee, bee.myshopify.com: paused since " in (refused.error or "")
     assert not instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
 
 
@@ -227,6 +235,42 @@ def test_real_time_sync_is_turned_off_by_a_request_also_where_the_store_is_pause
     config = run.run_config["ops"]["webhook_subscriptions"]["config"]
     assert config["action"] == "disable"
     assert spans([run]) == [("bee", "cat")]
+
+
+def test_of_requests_to_turn_real_time_sync_on_and_off_the_last_one_counts(
+    instance: DagsterInstance, world: World, stores: dict[str, Any]
+) -> None:
+    sensed(instance)
+    on = filed(world, kind="realtime", organization_id="bee")
+    off = filed(world, kind="realtime", organization_id="bee", mode="off")
+    assert filed(world, kind="realtime", organization_id="bee") == on
+    (run,) = sensed(instance).run_requests or []
+    assert run.run_config["ops"]["webhook_subscriptions"]["config"] == {
+        "action": "enable",
+        "request_ids": [on],
+    }
+    replaced = found(world, off)
+    assert (replaced.status, replaced.error) == (
+        "failed",
+        f"bee: replaced by a later request, {on}.",
+    )
+
+
+def test_real_time_sync_is_not_turned_off_while_a_run_turns_it_on(
+    instance: DagsterInstance, world: World, stores: dict[str, Any]
+) -> None:
+    sensed(instance)
+    filed(world, kind="realtime", organization_id="bee")
+    (run,) = sensed(instance).run_requests or []
+    job = defs.resolve_job_def("enable_realtime_sync")
+    started = instance.create_run_for_job(job, tags=dict(run.tags), status=DagsterRunStatus.STARTED)
+    off = filed(world, kind="realtime", organization_id="bee", mode="off")
+    assert not sensed(instance).run_requests
+    assert found(world, off).status == "queued"
+    instance.report_run_canceled(started)
+    sensed(instance)
+    (later,) = sensed(instance).run_requests or []
+    assert later.run_config["ops"]["webhook_subscriptions"]["config"]["action"] == "disable"
 
 
 def test_a_request_for_nobody_fails_at_once(

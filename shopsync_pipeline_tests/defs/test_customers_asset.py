@@ -11,6 +11,8 @@ from dagster import (
 )
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
+from shopsync_pipeline.db import integrations
+from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.definitions import defs
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.schedules import RANGE_END, RANGE_START
@@ -225,3 +227,37 @@ def test_the_checks_pass_on_a_synced_table_and_name_what_differs(
     )
     assert not checks["stores_are_fresh"].passed
     assert "cat.myshopify.com" in str(checks["stores_are_fresh"].metadata["late"])
+
+
+def pause(world: World, organization: str) -> None:
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.pause(
+            conn, organization_id=organization, shop=f"{organization}.myshopify.com"
+        ),
+    )
+
+
+def test_a_pause_turns_no_red_partition_green_and_no_green_one_red(
+    world: World, instance: DagsterInstance, three: list[Any]
+) -> None:
+    three[0].fault("status", status=401, times=None)
+    run(instance, "ant", "bee")
+    assert failed_partitions(instance) == {"ant"}
+    pause(world, "ant")
+    pause(world, "bee")
+    assert run(instance, "ant", "bee").success
+    assert failed_partitions(instance) == {"ant"}
+    assert set(materialized(instance)) == {"bee"}
+    assert "paused by hand" in materialized(instance)["bee"]
+    three[2].fault("status", status=401, times=None)
+    assert not run(instance, "ant", "cat").success
+    assert failed_partitions(instance) == {"ant", "cat"}
+
+
+def test_a_store_that_was_never_loaded_is_not_green_for_being_paused(
+    world: World, instance: DagsterInstance, three: list[Any]
+) -> None:
+    pause(world, "ant")
+    assert run(instance, "ant", "ant").success
+    assert materialized(instance) == {}

@@ -18,7 +18,7 @@ from dagster import (
 )
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from shopsync_pipeline.db import requests
+from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.defs import realtime
 from shopsync_pipeline.defs.partitions import organizations
@@ -116,6 +116,15 @@ def answered(world: World, request_id: str) -> SyncRequest:
     return request
 
 
+def pause(world: World, organization: str) -> None:
+    transact(
+        world.engine.pool,
+        lambda conn: integrations.pause(
+            conn, organization_id=organization, shop=f"{organization}.myshopify.com"
+        ),
+    )
+
+
 def test_each_organization_of_a_range_is_materialized_with_what_was_done(
     instance: DagsterInstance, stores: dict[str, Any]
 ) -> None:
@@ -183,6 +192,21 @@ def test_a_check_that_fails_for_one_store_paints_no_other_red(
     assert again.success  # put off, as its pull is
     assert said(again) == {}
     assert red(instance) == {"bee"}
+
+
+def test_a_paused_store_is_not_told_as_one_whose_webhooks_were_turned_on(
+    world: World, instance: DagsterInstance, stores: dict[str, Any]
+) -> None:
+    run(instance, "ant", "ant")
+    for name in ("ant", "bee"):
+        pause(world, name)
+    second = world.connect("bee", "second.myshopify.com", scopes=["read_customers"])
+    request = request_of(world, "bee")
+    result = run(instance, "ant", "bee", request_ids=[request])
+    assert result.success
+    assert set(said(result)) == {"ant"}
+    assert second.subscriptions
+    assert answered(world, request).status == "succeeded"
 
 
 def test_turned_off_is_materialized_too(instance: DagsterInstance, stores: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from dagster import (
     AssetKey,
+    AssetObservation,
     AssetRecordsFilter,
     DagsterEventType,
     DagsterInstance,
@@ -22,15 +23,18 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from shopsync_pipeline.db import requests
+from shopsync_pipeline.db import integrations, requests
 from shopsync_pipeline.db.engine import transact
 from shopsync_pipeline.definitions import defs
+from shopsync_pipeline.defs import reconciliation
 from shopsync_pipeline.defs.partitions import organizations
 from shopsync_pipeline.defs.reconciliation import hourly_reconciliation
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import RANGE_END, RANGE_START
 from shopsync_pipeline.defs.sensors import sync_request_sensor
 from shopsync_pipeline.models import SyncRequest
+from shopsync_pipeline.sync.reconcile import OrganizationReconciliation, StoreReconciliation
+from shopsync_pipeline.sync.sweep import ReconcileResult
 from shopsync_pipeline_tests.world import World
 
 NAMES = ["ant", "bee", "cat"]
@@ -305,3 +309,46 @@ def test_a_request_for_a_store_that_is_still_being_loaded_fails_and_says_so(
     (asked,) = sensed(instance)
     assert not run(instance, asked).success
     assert "shopsync sync bee" in str(answered(world, request).error)
+
+
+def pause(conn: Any) -> None:
+    integrations.pause(conn, organization_id="ant", shop="ant.myshopify.com")
+
+
+def test_a_store_paused_before_its_reconcile_is_told_as_that_and_not_as_reconciled(
+    world: World, instance: DagsterInstance, stores: dict[str, Any]
+) -> None:
+    transact(world.engine.pool, pause)
+    result = reconcile(instance, "ant", "ant")
+    assert result.success
+    assert materialized(instance, RECONCILIATION, result.run_id) == {}
+    assert "paused since" in observed(instance, RECONCILIATION)["ant"]["paused by hand"]
+
+
+def test_a_reconcile_cut_off_by_a_pause_is_not_told_as_a_whole_one(world: World) -> None:
+    world.connect("ant", "ant.myshopify.com")
+    store = world.integration("ant")
+    found = StoreReconciliation(
+        integration=store, state="paused", result=ReconcileResult(), error="paused since now"
+    )
+    outcome = OrganizationReconciliation(organization_id="ant", stores=(found,))
+    told = reconciliation._told_of(outcome)
+    assert isinstance(told, AssetObservation)
+    assert told.metadata["paused by hand"].value == "paused since now"
+
+
+def test_of_two_stores_the_paused_one_fails_no_request(
+    world: World, instance: DagsterInstance, stores: dict[str, Any]
+) -> None:
+    world.connect("ant", "second.myshopify.com", customers=3)
+    execute(instance, "sync_customers", "ant", "ant")
+    transact(world.engine.pool, pause)
+    request = transact(
+        world.engine.pool,
+        lambda conn: requests.file(conn, kind="reconcile", organization_id="ant"),
+    )
+    result = reconcile(instance, "ant", "ant", request_ids=[request])
+    answered = transact(world.engine.pool, lambda conn: requests.get(conn, request))
+    assert answered is not None
+    assert (answered.status, answered.error) == ("succeeded", None)
+    assert "paused by hand" in materialized(instance, RECONCILIATION, result.run_id)["ant"]

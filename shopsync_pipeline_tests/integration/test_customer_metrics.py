@@ -130,12 +130,17 @@ def test_a_store_without_customers_has_a_row_that_tells_how_fresh_it_is(conn: Co
     assert row["hoursSinceSync"] == pytest.approx(1.5)
 
 
-def test_an_organization_is_as_fresh_as_its_stalest_active_store(conn: Conn, write: Write) -> None:
+def test_an_organization_is_as_fresh_as_its_stalest_store_that_is_read(
+    conn: Conn, write: Write
+) -> None:
     write("ant", 1)
     stale, gone = (connected(conn, "ant", f"{name}.myshopify.com") for name in ("stale", "gone"))
     late = 'UPDATE integrations SET "lastSyncAt" = %s, "isActive" = %s WHERE "id" = %s'
     conn.execute(late, [NOON - timedelta(hours=30), True, stale.id])
     conn.execute(late, [NOON - timedelta(hours=99), False, gone.id])
+    paused = connected(conn, "ant", "paused.myshopify.com")
+    conn.execute(late, [NOON - timedelta(hours=77), True, paused.id])
+    integrations.pause(conn, organization_id="ant", shop="paused.myshopify.com")
     measure(conn)
     assert table(conn)["ant", TODAY, "EUR"]["hoursSinceSync"] == pytest.approx(30)
 

@@ -379,6 +379,9 @@ def test_the_buttons_file_requests_and_pause_resume_and_disconnect_a_store(
     assert browser.act(store, "resume").status_code == 303
     assert integrations.get(conn, store).paused_at is None
     assert "tokens are forgotten" in browser.get(f"/dashboard/stores/{store}/disconnect").text
+    assert "Disable it first" not in browser.get(f"/dashboard/stores/{store}/disconnect").text
+    integrations.begin_realtime(conn, store)
+    assert "Disable it first" in browser.get(f"/dashboard/stores/{store}/disconnect").text
     assert browser.act(store, "disconnect").status_code == 303
     assert not integrations.get(conn, store).is_active
     ((token,),) = conn.execute('SELECT "accessToken" FROM integrations').fetchall()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,5 +204,30 @@ def test_a_paused_store_is_listed_and_no_trouble(world: World, store: Any) -> No
         lambda conn: integrations.pause(conn, organization_id="acme", shop=SHOP),
     )
     found = told(world)
-    assert f"acme, {SHOP} well paused by hand since " in found
+    assert f"acme, {SHOP} well paused since " in found
     assert f"resume it: shopsync resume acme {SHOP}" in found
+
+
+def test_what_was_found_stays_where_the_rest_cannot_be_read(world: World, store: Any) -> None:
+    change(world, "ALTER TABLE heartbeats RENAME TO hidden")
+    try:
+        found = told(world)
+    finally:
+        change(world, "ALTER TABLE hidden RENAME TO heartbeats")
+    assert "SHOPSYNC_API_TOKEN well" in found
+    assert "database trouble " in found
+    assert "Dagster daemon trouble was never started here" in found
+
+
+def test_the_instance_that_dagster_home_names_is_asked_and_no_clone_is_needed(
+    world: World, store: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "dagster.yaml").touch()
+    found = told(
+        world,
+        DAGSTER_HOME=str(tmp_path),
+        DAGSTER_POSTGRES_URL=world.environ["DATABASE_URL"],
+        SHOPSYNC_HOME=str(tmp_path / "home"),
+    )
+    assert "Dagster daemon trouble no heartbeat of " in found
+    assert not (tmp_path / "home" / "dagster").exists()

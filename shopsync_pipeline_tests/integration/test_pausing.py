@@ -1,11 +1,14 @@
 """A store that a person has paused: nothing reads it, nothing of it is lost, nobody is alarmed."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from shopsync_pipeline.db import integrations, progress, reconciliations, watch
+from shopsync_pipeline.db import inbox, integrations, progress, reconciliations, watch
 from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.errors import IntegrationInactive, IntegrationPaused, LeftOut
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.organizations import SyncOrder, sync_store
 from shopsync_pipeline.sync.subscriptions import Action, settle_subscriptions
@@ -103,6 +106,55 @@ def test_nothing_is_due_of_a_paused_store_and_nobody_is_alarmed(world: World) ->
     assert due_and_troubled(world) == (["acme"], ["acme"], ["acme"], [])
 
 
+OPEN = """
+INSERT INTO webhook_events ("integrationId", "organizationId", "shop", "webhookId", "topic",
+                            "receivedAt")
+SELECT "id", 'acme', "shop", %(topic)s || n, %(topic)s, now() - %(age)s::interval
+FROM integrations, generate_series(1, %(n)s) n
+"""
+
+
+def test_an_erasure_that_waits_behind_the_events_of_a_paused_store_is_told(world: World) -> None:
+    world.connect("acme", SHOP)
+    pause(world)
+    with world.engine.pool.connection() as conn:
+        conn.execute(OPEN, {"topic": "customers/update", "age": "1 day", "n": 1})
+        assert [trouble.kind for trouble in troubles(conn)] == []
+        conn.execute(OPEN, {"topic": "customers/redact", "age": "11 minutes", "n": 1})
+        assert [trouble.kind for trouble in troubles(conn)] == ["inbox_late"]
+        state = watch.inbox(conn)
+    assert state.oldest(held_back=True).total_seconds() == pytest.approx(86400, abs=60)
+    assert state.oldest(held_back=False).total_seconds() == pytest.approx(660, abs=60)
+
+
+def test_the_backlog_of_a_paused_store_is_not_looked_through(world: World) -> None:
+    """Blocks of Postgres's that the two questions of the drain touch beside 20,000 events."""
+    store = world.connect("acme", SHOP) and world.integration("acme")
+    pause(world)
+    with world.engine.pool.connection() as conn:
+        conn.execute(OPEN, {"topic": "customers/update", "age": "1 day", "n": 20_000})
+        conn.execute(OPEN, {"topic": "customers/redact", "age": "1 minute", "n": 1})
+        conn.execute("ANALYZE webhook_events")
+        before = blocks(conn)
+        assert inbox.ready(conn, inbox.ALWAYS) == [store.id]
+        (event,) = inbox.claim(
+            conn, store.id, "run", always=inbox.ALWAYS, lease=timedelta(minutes=1), limit=10
+        )
+        assert event.topic == "customers/redact"
+        assert blocks(conn) - before < 100
+
+
+def blocks(conn: Conn) -> int:
+    """Of the inbox and its indexes, read by whomever."""
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    row = conn.execute(
+        """SELECT heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit
+           FROM pg_statio_user_tables WHERE relname = 'webhook_events'"""
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def due_and_troubled(world: World) -> tuple[list[str], ...]:
     def work(conn: Conn) -> tuple[list[str], ...]:
         now = clock(conn)
@@ -143,7 +195,10 @@ def test_a_pull_under_way_stops_at_the_next_page_and_the_next_one_goes_on_there(
     steps = sync_store(world.engine, world.integration("acme"), SyncOrder(run_id="run"))
     next(steps)
     pause(world)
-    assert waited(steps, world.time).state == "paused"
+    stopped = waited(steps, world.time)
+    assert stopped.state == "paused"
+    assert stopped.result is not None
+    assert (stopped.result.counts.inserted, stopped.result.until) == (250, None)
     assert len(world.rows("acme")) == 250
     (came,) = asked(world, lambda conn: progress.of_runs(conn, ["run"]))
     assert (came.rows, came.expected) == (250, 600)
@@ -209,4 +264,32 @@ def test_its_subscriptions_are_left_alone_but_can_be_turned_off(world: World) ->
     pause(world)
     assert settled(world, "enable") == "paused"
     assert settled(world, "check") == "paused"
-    assert settled(world, "disable") in ("off", "no_address")
+    settings = replace(world.engine.settings, app_url="https://sync.example.com")
+    world.engine = replace(world.engine, settings=settings)
+    assert settled(world, "disable") == "off"
+
+
+def test_a_pause_is_never_read_as_a_store_that_left() -> None:
+    assert not issubclass(IntegrationPaused, IntegrationInactive)
+    assert issubclass(IntegrationPaused, LeftOut)
+
+
+def test_a_load_that_waits_for_shopify_stops_at_the_next_poll_and_is_taken_up_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shopsync_pipeline.sync.pull.BULK_ABOVE", 500)
+    store = world.connect("acme", SHOP, customers=600, bulk_seconds=1000)
+    began = world.simulator.clock.now()
+
+    def pause_now() -> None:
+        if store.bulk.all():
+            pause(world)
+
+    world.time.on_sleep = pause_now
+    assert world.sync_one("acme").state == "paused"
+    assert (world.simulator.clock.now() - began).total_seconds() < 60
+    world.time.on_sleep = lambda: None
+    resume(world)
+    assert world.sync_one("acme").state == "synced"
+    assert len(store.bulk.all()) == 1
+    assert not world.differences("acme", store)

@@ -11,7 +11,7 @@ from shopsync_pipeline.errors import SyncConflict
 from shopsync_pipeline.models import Credentials, MergeCounts, Window
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.organizations import StoreOutcome, SyncOrder, open_store, sync_store
-from shopsync_pipeline.sync.pull import OVERLAP, pull
+from shopsync_pipeline.sync.pull import OVERLAP, PullResult, pull
 from shopsync_pipeline_tests.world import World
 
 SHOP = "a.myshopify.com"
@@ -241,8 +241,8 @@ def test_two_pulls_in_one_window_cannot_both_move_it(world: World) -> None:
     world.connect("acme", SHOP, customers=600)
     integration = world.integration("acme")
     with open_store(world.engine, integration) as store:
-        first = pull(store, run_id="one")
-        second = pull(store, run_id="two")
+        first = pull(store, PullResult(), run_id="one")
+        second = pull(store, PullResult(), run_id="two")
         next(first)
         world.simulator.clock.advance(1)
         next(second)  # as if the lock had been lost with its connection
@@ -330,7 +330,7 @@ def test_a_store_connected_anew_during_a_pull_still_gets_its_full_load(world: Wo
     stale = world.integration("acme")
     again(world, store)
     with open_store(world.engine, stale) as opened, pytest.raises(SyncConflict):
-        waited(pull(opened, run_id="run"), world.time)
+        waited(pull(opened, PullResult(), run_id="run"), world.time)
     assert world.integration("acme").watermark is None
     assert world.sync_one("acme").state == "synced"
 

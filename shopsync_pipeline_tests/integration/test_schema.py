@@ -1,6 +1,7 @@
 """Migrations, roles and what start-up refuses, on a real Postgres."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.pool import NullPool
 from shopsync_pipeline.db import integrations, roles, schema, watch
 from shopsync_pipeline.db.engine import Conn, connect, sqlalchemy_url
 from shopsync_pipeline.db.server import ServerAddress
-from shopsync_pipeline.errors import ConfigurationError, SchemaMismatch
+from shopsync_pipeline.errors import ConfigurationError, DatabaseTrouble, SchemaMismatch
 from shopsync_pipeline_tests.conftest import OWNER, owner_url
 
 
@@ -112,15 +113,50 @@ def test_an_upgrade_gives_a_receiver_that_was_let_in_its_new_rights(
 def test_an_upgrade_shows_its_new_views_to_analysts_who_were_let_in(
     empty: str, server: ServerAddress
 ) -> None:
+    """And neither trips over another owner's view there nor shows it to them."""
     at_revision(empty, "0004")
-    name = empty.rsplit("/", 1)[1]
-    assert roles.apply(server.url(name), roles.analyst_steps()) == []
-    with connect(empty) as conn:
+    with psycopg.connect(server.url(empty.rsplit("/", 1)[1]), autocommit=True) as admin:
+        if admin.execute(roles.ROLE_EXISTS, [roles.ANALYST_ROLE]).fetchone() is None:
+            admin.execute(f"CREATE ROLE {roles.ANALYST_ROLE} NOLOGIN")
+        admin.execute(f"GRANT SELECT ON analytics.customers TO {roles.ANALYST_ROLE}")
+        admin.execute("CREATE VIEW analytics.foreign_view AS SELECT 1 AS one")
         schema.upgrade(empty)
-        assert conn.execute(
-            "SELECT has_table_privilege(%s, 'analytics.customer_metrics', 'SELECT')",
-            [roles.ANALYST_ROLE],
-        ).fetchone() == (True,)
+        assert roles.apply(server.url(empty.rsplit("/", 1)[1]), roles.analyst_steps()) == []
+        may = "SELECT has_table_privilege(%s, 'analytics.' || %s, 'SELECT')"
+        for view, shown in (("customer_metrics", True), ("foreign_view", False)):
+            assert admin.execute(may, [roles.ANALYST_ROLE, view]).fetchone() == (shown,)
+
+
+HELD = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'customers'::regclass"
+DELIVERY = """
+INSERT INTO webhook_events ("integrationId", "organizationId", "shop", "webhookId", "topic")
+SELECT "id", 'o', "shop", '1', 'customers/update' FROM integrations
+"""
+
+
+def test_deliveries_are_stored_while_an_upgrade_waits_for_the_customers(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up in time, what was done before stays, and the next goes on from there."""
+    at_revision(empty, "0004")
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT", "3s")
+    with connect(empty) as conn, connect(empty) as reader, ThreadPoolExecutor() as pool:
+        conn.execute(
+            """INSERT INTO integrations ("organizationId", "shop", "name")
+               VALUES ('o', 'a.myshopify.com', 'A')"""
+        )
+        with reader.transaction():
+            reader.execute("LOCK TABLE customers IN ROW EXCLUSIVE MODE")
+            upgrade = pool.submit(schema.upgrade, empty)
+            while not conn.execute(HELD).fetchall():
+                assert not upgrade.done()
+            conn.execute("SET statement_timeout = '1s'")
+            conn.execute(DELIVERY)
+            with pytest.raises(DatabaseTrouble, match="another transaction holds"):
+                upgrade.result()
+        assert schema._revision(conn) == "0005"
+        schema.upgrade(empty)
+        schema.check(conn)
 
 
 def test_an_upgrade_lets_no_receiver_in_that_was_not(empty: str, server: ServerAddress) -> None:

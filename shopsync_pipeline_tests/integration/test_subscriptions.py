@@ -341,8 +341,26 @@ def test_what_is_turned_off_without_an_address_stays_off_when_there_is_one(
     world: World, acme: Any
 ) -> None:
     settle(world, "enable", "acme")
-    assert settle(world, "disable", "acme", app_url=None).state == "no_address"
+    outcome = settle(world, "disable", "acme", app_url=None)
+    assert outcome.state == "failed"
+    assert "real-time sync is off here, but its subscriptions at Shopify stay" in str(outcome.note)
+    assert "disable again: shopsync webhooks disable acme" in str(outcome.note)
+    assert topics(acme) == TOPICS.keys()
     assert settle(world, "check", "acme").state == "off"
+    assert settle(world, "disable", "acme").state == "off"
+    assert acme.subscriptions == []
+
+
+def test_what_is_turned_off_under_another_address_is_told_to_stay_at_shopify(
+    world: World, acme: Any
+) -> None:
+    settle(world, "enable", "acme")
+    outcome = settle(world, "disable", "acme", app_url="https://moved.example.com")
+    assert outcome.state == "failed"
+    assert "none of them goes to https://moved.example.com" in str(outcome.note)
+    assert "set APP_URL to what it was" in str(outcome.note)
+    assert settle(world, "disable", "acme").state == "off"
+    assert acme.subscriptions == []
 
 
 def test_a_simulator_delivers_to_this_machine(world: World, acme: Any) -> None:

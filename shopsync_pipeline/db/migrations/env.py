@@ -9,6 +9,7 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema="public",
     transactional_ddl=True,
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

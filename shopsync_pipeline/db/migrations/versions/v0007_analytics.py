@@ -133,7 +133,7 @@ lastSyncedAt: When the request was sent that read this content. A row that Shopi
 lastSyncRunId: Id of the Dagster run that wrote the row.
 lastSyncVia: The road it came by: PULL, WEBHOOK, BULK or RECONCILE.
 earlierSyncs: The at, via and run that the last three columns had before, newest first, the newest
-  few. Null: written once.
+  ten. Null: written once, or the person was erased.
 """
 
 CUSTOMER_METRICS = """
@@ -155,8 +155,9 @@ emailOptIns: Of those customers, those who consent to marketing by e-mail. Null:
   measured that day.
 smsOptIns: Of those customers, those who consent to marketing by SMS. Null: nothing was measured
   that day.
-hoursSinceSync: Hours at measuredAt since the last complete sync of the organization's stalest
-  active store; the same in each currency. Null: no such store, or none was synced yet.
+hoursSinceSync: Hours at measuredAt since the last complete sync of the organization's
+  stalest active store that nobody has paused; the same in each currency. Null: no such store, or
+  none was synced yet.
 webhookLagSeconds: Median seconds from a change in Shopify to the row, of changes that came by
   webhook that day until measuredAt; the same in each currency. Null: none came.
 pullLagSeconds: Median seconds from a change of that day in Shopify to its being read, of
@@ -208,8 +209,8 @@ locale: Language in which the store writes to the customer, such as de-DE.
 verified_email: Whether the customer has confirmed the e-mail address.
 tax_exempt: Whether the customer pays no taxes.
 source: Where the customer comes from: always SHOPIFY.
-shopify_created_at: When the customer was made in Shopify. From created_at.
-shopify_updated_at: When the customer was last changed in Shopify. From updated_at, which orders
+shopify_created_at: When the customer was made in Shopify. From createdAt.
+shopify_updated_at: When the customer was last changed in Shopify. From updatedAt, which orders
   and consent do not always move.
 created_at: When the row was first written here.
 updated_at: When the row was last written here.
@@ -253,8 +254,9 @@ email_opt_ins: Of those customers, those who consent to marketing by e-mail. Nul
   measured that day.
 sms_opt_ins: Of those customers, those who consent to marketing by SMS. Null: nothing was measured
   that day.
-hours_since_sync: Hours at measured_at since the last complete sync of the organization's stalest
-  active store; the same in each currency. Null: no such store, or none was synced yet.
+hours_since_sync: Hours at measured_at since the last complete sync of the organization's
+  stalest active store that nobody has paused; the same in each currency. Null: no such store, or
+  none was synced yet.
 webhook_lag_seconds: Median seconds from a change in Shopify to the row, of changes that came by
   webhook that day until measured_at; the same in each currency. Null: none came.
 pull_lag_seconds: Median seconds from a change of that day in Shopify to its being read, of
