@@ -1,13 +1,22 @@
 """The receiver's process killed by SIGKILL: what it answered is stored, once, and as it came."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 import requests as http
 
-from shopsync_pipeline_tests.acceptance.siege import Child, Siege, Traffic, chances, kills
+from shopsync_pipeline_tests.acceptance.siege import (
+    Child,
+    Siege,
+    Traffic,
+    acknowledged,
+    chances,
+    kills,
+)
 from shopsync_pipeline_tests.world import World, free_port
 
 pytestmark = pytest.mark.kills
@@ -40,11 +49,32 @@ def test_a_receiver_killed_at_random_moments_has_stored_once_and_whole_what_it_a
                 running.kill()
     with receiver(siege, port):
         siege.settle()
+    assert_what_was_acknowledged_is_in_the_table(siege)
+    # Shopify gives up what nobody has answered for long, so a pull and a reconcile bring the rest.
+    assert world.sync_one("acme").state == "synced"
+    assert [each.error for each in world.reconcile("acme")] == [None]
     siege.assert_nothing_is_lost()
     tries = [t.get("status") for each in siege.store.deliveries for t in each["attempts"]]
     cut = sum(status != 200 for status in tries)
     print(f"{times} kills, {traffic.changes} changes, {len(tries)} tries, {cut} cut off or refused")
     assert cut
+
+
+def assert_what_was_acknowledged_is_in_the_table(siege: Siege) -> None:
+    """At least as new as the delivery told."""
+    rows, answered = siege.rows(), acknowledged(siege.store)
+    told = [
+        (each["topic"], json.loads(each["body"]))
+        for each in siege.store.deliveries
+        if each["webhookId"] in answered and each["topic"] != "customers/purchasing_summary"
+    ]
+    assert told
+    for topic, body in told:
+        row = rows[int(body["id"])]
+        if topic == "customers/delete":
+            assert row["deletedAt"], body
+        elif not row["deletedAt"]:
+            assert row["shopifyUpdatedAt"] >= datetime.fromisoformat(body["updated_at"]), body
 
 
 @pytest.mark.parametrize(
