@@ -3,7 +3,6 @@
 It always begins anew, for the simulated stores do too. What is played then: demo_round.
 """
 
-import fcntl
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from shopsync_pipeline import local, processes
 from shopsync_pipeline.db.engine import connect
+from shopsync_pipeline.db.flocks import open_lock, try_exclusive
 from shopsync_pipeline.demo_round import Round
 from shopsync_pipeline.demo_traffic import STORES, DemoStore
 from shopsync_pipeline.errors import ConfigurationError
@@ -98,13 +98,11 @@ def _free(port: int) -> int:
 def _alone(settings: Settings) -> Iterator[None]:
     """One demo at a time, and nothing left of the last one's data."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / "demo.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with open_lock(settings.home / "demo.lock") as lock:
+        if not try_exclusive(lock):
             raise ConfigurationError(
                 f"A demo is running already ({settings.home}). Stop it with Ctrl-C."
-            ) from None
+            )
         shutil.rmtree(settings.home / "dagster", ignore_errors=True)
         yield
 

@@ -176,7 +176,7 @@ def _signal(group: int, number: int) -> bool:
 @contextmanager
 def deployment_running(settings: Settings) -> Iterator[Processes]:
     """The receiver and Dagster's code server, UI and daemon, ready; all stop at the end."""
-    refuse_running(settings)
+    local.refuse_running(settings)
     processes = Processes(settings)
     env = local.environment(settings)
     with TemporaryDirectory(prefix="shopsync-") as folder:  # a socket's path must be short
@@ -275,8 +275,3 @@ def who_answers(url: str) -> Literal["receiver", "other", "nobody"]:
 def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
-
-
-def refuse_running(settings: Settings) -> None:
-    """Raises ConfigurationError where the ports are taken, by this deployment most likely."""
-    local.refuse_running(settings)

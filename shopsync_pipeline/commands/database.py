@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shopsync_pipeline import local, processes
+from shopsync_pipeline import local
 from shopsync_pipeline.commands.shared import Json, err, examples, group, out, print_json
 from shopsync_pipeline.db import locks, roles, rotation, schema
 from shopsync_pipeline.db.credentials import Cipher
@@ -112,7 +112,7 @@ def rotate_keys(
     ):
         schema.check(conn)
         if new:
-            processes.refuse_running(settings)
+            local.refuse_running(settings)
             _refuse_at_work(conn)
             settings = local.with_new_key(settings)
         cipher = Cipher(settings.required_encryption_keys())

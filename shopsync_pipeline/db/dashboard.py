@@ -1,7 +1,6 @@
 """What the customers page shows of stores and of one customer; no token and no body is read.
 
-It is asked every second by each page that is open, so that nothing here counts a whole table but
-`customers_of`, which is asked rarely.
+It is asked every second by each page that is open, so that nothing here counts a whole table.
 """
 
 from collections.abc import Sequence
@@ -133,15 +132,6 @@ def store_names(conn: Conn) -> list[tuple[str, str]]:
         """SELECT "id", "organizationId" || ', ' || "shop" FROM integrations
            ORDER BY "organizationId", "shop" LIMIT 500"""
     ).fetchall()
-
-
-def customers_of(conn: Conn, integration_id: str) -> int:
-    """Those that are not deleted, counted by an index alone."""
-    row = conn.execute(
-        'SELECT count(*) FROM customers WHERE "integrationId" = %s AND "deletedAt" IS NULL',
-        [integration_id],
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,7 +87,6 @@ class StoreState:
     organization_id: str
     shop: str
     status: str
-    last_error: str | None
     synced: timedelta
     reconciled: timedelta | None
     subscribed: timedelta | None
@@ -98,7 +97,6 @@ def stores(conn: Conn) -> list[StoreState]:
         return cursor.execute(
             """
             SELECT "id", "organizationId" AS organization_id, "shop", "status",
-              "lastError" AS last_error,
               greatest(clock_timestamp() - greatest(coalesce("lastSyncAt", "createdAt"),
                                                     "resumedAt"), '0') AS synced,
               CASE WHEN "lastSyncAt" IS NOT NULL

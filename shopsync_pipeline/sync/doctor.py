@@ -195,9 +195,8 @@ def _stores(engine: Engine, found: Sequence[Trouble]) -> Iterator[Finding]:
         yield Finding(
             what="stores", well=False, told="none is connected; connect one: shopsync connect"
         )
-    states = read(engine.pool, watch.stores)
-    ages = {state.id: state.synced for state in states}
-    errors = {(state.organization_id, state.shop): state.last_error for state in states}
+    ages = {state.id: state.synced for state in read(engine.pool, watch.stores)}
+    errors = {(store.organization_id, store.shop): store.last_error for store in stores}
     for store in stores:
         if store.paused_at is None:
             yield from _probed(engine, store, ages)

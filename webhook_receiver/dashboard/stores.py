@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from shopsync_pipeline.db import dashboard, integrations, requests
+from shopsync_pipeline.db import customers, dashboard, integrations, requests
 from shopsync_pipeline.db.dashboard import Asked, Store
 from shopsync_pipeline.db.engine import Conn
 from webhook_receiver.dashboard.doors import ask, form_of, wants_part
@@ -35,7 +35,7 @@ class Counts:
         synced, counted_at, count = self._known.get(store.id, (None, -COUNTED_SECONDS, 0))
         if synced == store.last_sync_at and monotonic() - counted_at < COUNTED_SECONDS:
             return count
-        count = dashboard.customers_of(conn, store.id)
+        count = customers.living(conn, store.id)
         self._known[store.id] = (store.last_sync_at, monotonic(), count)
         return count
 
