@@ -15,6 +15,8 @@ KEPT = timedelta(days=90)
 STALE = timedelta(days=1)
 """An event that could not be told for so long is told no more."""
 
+LOCK = "hashtextextended('alerts', 0)"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
@@ -141,9 +143,14 @@ def mark_told(conn: Conn, alert_ids: Sequence[str], lasting: Sequence[str]) -> N
 
 
 def try_lock(conn: Conn) -> bool:
-    """Whether this session alone tells now; until it ends."""
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended('alerts', 0))").fetchone()
+    """Whether this session alone tells now; until `unlock`, or its end."""
+    row = conn.execute(f"SELECT pg_try_advisory_lock({LOCK})").fetchone()
     return row is not None and bool(row[0])
+
+
+def unlock(conn: Conn) -> None:
+    """For the next teller at once: a closed session lives on in Postgres for a moment."""
+    conn.execute(f"SELECT pg_advisory_unlock({LOCK})")
 
 
 def expire(conn: Conn) -> None:

@@ -43,6 +43,13 @@ def tell(conn: Conn, post: Post, seconds: float = TELL_SECONDS) -> int:
     time, behind those that were not tried."""
     if not alerts.try_lock(conn):
         return 0
+    try:
+        return _told(conn, post, seconds)
+    finally:
+        alerts.unlock(conn)
+
+
+def _told(conn: Conn, post: Post, seconds: float) -> int:
     lasting, taken = list(LASTING), 0
     deadline = time.monotonic() + seconds
     for group in grouped(alerts.untold(conn, lasting)):

@@ -276,6 +276,18 @@ def test_a_message_that_is_not_taken_is_sent_again_and_keeps_back_no_other(
     assert ticked(database_url, hook, *found) == [("trouble", "silent", 1)]
 
 
+def test_a_teller_that_is_done_keeps_no_other_from_telling_while_its_session_lives_on(
+    database_url: str, hook: Hook
+) -> None:
+    with connect(database_url) as conn:
+        remember(conn, [trouble("drift")])
+        assert tell(conn, hook) == 1
+        hook.new()
+        assert ticked(database_url, hook, trouble("drift"), trouble("silent")) == [
+            ("trouble", "silent", 1)
+        ]
+
+
 def test_what_was_over_before_anybody_could_be_told_is_not_told(
     database_url: str, hook: Hook
 ) -> None:
