@@ -209,10 +209,16 @@ class Oracle:
             or row["redactedAt"]
             or row["deletedAt"]
             or row["lastSyncedAt"] > event["processedAt"]  # who was deleted then came back
+            or self._is_nobody_of(shop, event, row)
         )
         assert set_back or row["shopifyUpdatedAt"] >= told.updated_at, (
             f"{told} is done, the row is of {row['shopifyUpdatedAt']}"
         )
+
+    def _is_nobody_of(self, shop: str, event: Row, row: Row) -> bool:
+        """Its store never had that customer; the row is another store's."""
+        had = self.pasts[shop].states.get(event["customerId"])
+        return not had and row["integrationId"] != event["integrationId"]
 
     def _check_who_left(self, before: Seen, seen: Seen) -> None:
         """Of a store that left nothing is written but what the law asks."""

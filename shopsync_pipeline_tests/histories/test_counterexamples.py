@@ -35,3 +35,14 @@ def test_who_was_found_deleted_by_a_hint_dated_ahead_may_come_back_with_an_earli
     history.restore(0)
     history.hear(0)
     history.end()
+
+
+def test_what_one_store_is_told_of_another_stores_customer_leaves_that_row_as_it_is(
+    history: History,
+) -> None:
+    """The oracle wanted the hint's date of the other store's row, where a deletion was told too."""
+    for place in range(len(history.connected)):
+        history.run("pull", place)
+    history.forge(shop=1, topic="customers/create", owner=0, who=1, ahead=-90_000)
+    history.forge(shop=1, topic="customers/delete", owner=0, who=1, ahead=None)
+    history.end()
