@@ -237,6 +237,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "SHOPIFY_API_VERSION": settings.shopify_api_version,
         "ORGS_PER_RUN": str(settings.orgs_per_run),
         "APP_URL": settings.app_url or "",
+        "DAGSTER_WEBSERVER_URL": settings.ui_url,
         "ALERT_WEBHOOK_URL": settings.alert_webhook_url or "",
         "WEBHOOK_LINGER_SECONDS": str(settings.webhook_linger_seconds),
         "WEBHOOK_DRAIN_MAX_SECONDS": str(settings.webhook_drain_max_seconds),

@@ -39,6 +39,7 @@ class Settings:
     shopify_endpoint: str = "https://{shop}"
     orgs_per_run: int = 250
     webserver_port: int = 3001
+    webserver_url: str | None = None
     receiver_host: str = "127.0.0.1"
     receiver_port: int = 3000
     webhook_linger_seconds: int = 300
@@ -58,12 +59,21 @@ class Settings:
             webhook_secrets=_list(values.get("SHOPIFY_WEBHOOK_SECRET")),
             cron_secret=values.get("CRON_SECRET") or None,
             api_token=values.get("SHOPSYNC_API_TOKEN") or None,
-            app_url=_app_url(values.get("APP_URL") or values.get("NEXT_PUBLIC_APP_URL")),
+            app_url=_address(
+                "APP_URL",
+                values.get("APP_URL") or values.get("NEXT_PUBLIC_APP_URL"),
+                "the public address of the receiver, such as https://sync.example.com",
+            ),
             alert_webhook_url=_alert_webhook_url(values.get("ALERT_WEBHOOK_URL")),
             shopify_api_version=values.get("SHOPIFY_API_VERSION") or cls.shopify_api_version,
             shopify_endpoint=_endpoint(values.get("SHOPIFY_ENDPOINT") or cls.shopify_endpoint),
             orgs_per_run=_positive(values, "ORGS_PER_RUN", cls.orgs_per_run),
             webserver_port=_positive(values, "DAGSTER_WEBSERVER_PORT", cls.webserver_port, 65535),
+            webserver_url=_address(
+                "DAGSTER_WEBSERVER_URL",
+                values.get("DAGSTER_WEBSERVER_URL"),
+                "where people reach Dagster's UI, such as https://dagster.example.com",
+            ),
             receiver_host=values.get("RECEIVER_HOST") or cls.receiver_host,
             receiver_port=_positive(values, "RECEIVER_PORT", cls.receiver_port, 65535),
             webhook_linger_seconds=_linger(values, cls.webhook_linger_seconds),
@@ -74,6 +84,11 @@ class Settings:
                 values, "WEBHOOK_LEASE_SECONDS", cls.webhook_lease_seconds
             ),
         )
+
+    @property
+    def ui_url(self) -> str:
+        """Of Dagster's UI, for links that people follow; no slash at its end."""
+        return self.webserver_url or f"http://127.0.0.1:{self.webserver_port}"
 
     @property
     def secrets_file(self) -> Path:
@@ -146,16 +161,13 @@ def _linger(values: Mapping[str, str], default: int) -> int:
     return _positive(values, name, default)
 
 
-def _app_url(text: str | None) -> str | None:
-    """Without a slash at its end; the path of the webhook endpoint is put behind it."""
+def _address(variable: str, text: str | None, meaning: str) -> str | None:
+    """Without a slash at its end; paths are put behind it."""
     if not text:
         return None
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError(
-            "APP_URL must be the public address of the receiver, such as "
-            f"https://sync.example.com, not {text!r}."
-        )
+        raise ConfigurationError(f"{variable} must be {meaning}, not {text!r}.")
     return text.rstrip("/")
 
 

@@ -223,5 +223,5 @@ def _of_run(run: DagsterRun, steps: Sequence[DagsterEvent]) -> Trouble | None:
     """None where its stores alone are in trouble, of which they are told by themselves."""
     if steps and all(_names_stores(step) for step in steps):
         return None
-    ui_url = f"http://127.0.0.1:{Settings.from_env().webserver_port}"
+    ui_url = Settings.from_env().ui_url
     return run_failed(run.run_id, run.job_name, [str(s.step_key) for s in steps], ui_url)

@@ -137,8 +137,9 @@ def test_a_store_in_trouble_is_told_once_though_its_run_fails_every_hour(
 
 
 def test_a_run_that_fails_for_another_reason_is_told_once_with_its_address(
-    world: World, instance: DagsterInstance, hook: Hook
+    world: World, instance: DagsterInstance, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DAGSTER_WEBSERVER_URL", "https://dagster.example.com")
     world.connect("ant", "ant.myshopify.com")
     result = synced(instance, "ant", updated_since="yesterday")
     for _ in range(2):
@@ -146,7 +147,7 @@ def test_a_run_that_fails_for_another_reason_is_told_once_with_its_address(
         ticked(instance)
     (message,) = hook.taken
     assert message["kind"] == "run_failed"
-    assert f"/runs/{result.run_id}" in message["text"]
+    assert f"https://dagster.example.com/runs/{result.run_id}" in message["text"]
     assert "yesterday" not in message["text"]
 
 

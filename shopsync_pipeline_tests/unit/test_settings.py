@@ -90,6 +90,21 @@ def test_alerts_go_by_https_or_to_this_machine_and_the_address_is_not_told(url: 
     assert "secret" not in repr(given)
 
 
+@pytest.mark.parametrize("variable", ["APP_URL", "DAGSTER_WEBSERVER_URL"])
+@pytest.mark.parametrize(
+    "url", ["dagster.example.com", "ftp://a.example", "https://", "https://a?b"]
+)
+def test_an_address_that_people_follow_must_be_one(variable: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{variable} must be .* not '"):
+        Settings.from_env({variable: url})
+
+
+def test_links_to_the_ui_go_to_its_public_address_or_to_this_machine() -> None:
+    assert Settings.from_env({"DAGSTER_WEBSERVER_PORT": "3901"}).ui_url == "http://127.0.0.1:3901"
+    given = {"DAGSTER_WEBSERVER_URL": "https://dagster.example.com/shop/"}
+    assert Settings.from_env(given).ui_url == "https://dagster.example.com/shop"
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])
 def test_a_number_that_is_none_names_its_variable(value: str) -> None:
     with pytest.raises(ConfigurationError, match="ORGS_PER_RUN"):

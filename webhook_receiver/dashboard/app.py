@@ -77,7 +77,7 @@ def create_dashboard(settings: Settings, state: State) -> Mount:
     state.failed_logins = Seldom(log.warning)
     state.sessions = None if token is None else Sessions(settings, token)
     state.cursors = None if token is None else Cursors(fernet_key(token))
-    state.runs = f"http://127.0.0.1:{settings.webserver_port}/runs"
+    state.runs = f"{settings.ui_url}/runs"
     app.state = state
     return Mount(PATH, Guarded(app))
 
