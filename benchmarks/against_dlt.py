@@ -40,7 +40,7 @@ from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.customers import PAGE_SIZE
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 
 ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".shopsync" / "bench" / "dlt"

@@ -36,7 +36,7 @@ from shopsync_pipeline.models import Credentials, CustomerRow, Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 
 SHOP = "bench.myshopify.com"
 ORGANIZATION = "bench"

@@ -22,7 +22,8 @@ from shopsync_pipeline.db.engine import Conn, clock, connect, libpq_url, transac
 from shopsync_pipeline.local import databases, environment, project_file
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.organizations import Engine, SyncOrder, open_engine, sync_organizations
+from shopsync_pipeline.sync.engine import Engine, open_engine
+from shopsync_pipeline.sync.organizations import SyncOrder, sync_organizations
 
 CHANGES = 5
 CUSTOMERS = 50

@@ -29,7 +29,7 @@ from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_store
 from shopsync_pipeline.sync.drain import DrainOrder, drain
-from shopsync_pipeline.sync.organizations import Engine, open_engine
+from shopsync_pipeline.sync.engine import Engine, open_engine
 
 HEALTHY = [f"store-{number}" for number in range(10)]
 EVENTS = 200

@@ -36,7 +36,8 @@ from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.customers import PAGE_SIZE, gid_of, window_filter
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import Engine, SyncOrder, open_engine, sync_organizations
+from shopsync_pipeline.sync.engine import Engine, open_engine
+from shopsync_pipeline.sync.organizations import SyncOrder, sync_organizations
 from shopsync_pipeline.sync.pull import PullResult
 
 LATENCY = 0.3

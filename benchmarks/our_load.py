@@ -7,7 +7,8 @@ import sys
 
 from benchmarks.process import measured
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.organizations import SyncOrder, open_engine, sync_organizations
+from shopsync_pipeline.sync.engine import open_engine
+from shopsync_pipeline.sync.organizations import SyncOrder, sync_organizations
 
 
 def load() -> None:

@@ -35,7 +35,7 @@ from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.shopify.customers import rows_of
 from shopsync_pipeline.shopify.documents import document
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine, open_store
+from shopsync_pipeline.sync.engine import open_engine, open_store
 from shopsync_pipeline.sync.pull import PullResult, pull
 
 SHOP = "bench.myshopify.com"

@@ -40,7 +40,7 @@ from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.webhooks import delivery_of
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 
 SHOP = "bench.myshopify.com"
 SECRET = "bench-secret"
@@ -236,7 +236,7 @@ DRAIN = (
     """
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.drain import DrainOrder, drain
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 print("draining", flush=True)
 with open_engine(Settings.from_env()) as engine:
     for _ in drain(engine, DrainOrder(run_id="bench", linger=None, most=1e6)):

@@ -23,7 +23,7 @@ from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import Engine, open_engine
+from shopsync_pipeline.sync.engine import Engine, open_engine
 
 LATENCY_MS = 50
 REFRESH_TOKEN = "shprt_demo"  # noqa: S105

@@ -22,13 +22,8 @@ from shopsync_pipeline.db.lineage import Report
 from shopsync_pipeline.models import Credentials, Delivery, Integration
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.drain import DrainOrder, drain
-from shopsync_pipeline.sync.organizations import (
-    Engine,
-    StoreOutcome,
-    SyncOrder,
-    open_engine,
-    sync_organizations,
-)
+from shopsync_pipeline.sync.engine import Engine, open_engine
+from shopsync_pipeline.sync.organizations import StoreOutcome, SyncOrder, sync_organizations
 from shopsync_pipeline.sync.reconcile import (
     ReconcileOrder,
     StoreReconciliation,

@@ -34,7 +34,7 @@ from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 from shopsync_pipeline.sync.subscriptions import unsubscribe
 
 WATCH_SECONDS = 1.0

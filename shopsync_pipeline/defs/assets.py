@@ -34,12 +34,8 @@ from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import MergeCounts
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_brought
-from shopsync_pipeline.sync.organizations import (
-    Engine,
-    OrganizationOutcome,
-    SyncOrder,
-    sync_organizations,
-)
+from shopsync_pipeline.sync.engine import Engine
+from shopsync_pipeline.sync.organizations import OrganizationOutcome, SyncOrder, sync_organizations
 
 Metadata = dict[str, MetadataValue | str | int | float]
 

@@ -35,7 +35,7 @@ from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.models import MergeCounts
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.subscriptions import SET_IN_THE_APP
-from shopsync_pipeline.sync.organizations import Engine
+from shopsync_pipeline.sync.engine import Engine
 from shopsync_pipeline.sync.subscriptions import (
     OrganizationSubscriptions,
     StoreSubscriptions,

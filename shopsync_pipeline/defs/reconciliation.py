@@ -40,7 +40,7 @@ from shopsync_pipeline.defs.partitions import organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.organizations import Engine
+from shopsync_pipeline.sync.engine import Engine
 from shopsync_pipeline.sync.reconcile import (
     OrganizationReconciliation,
     ReconcileOrder,

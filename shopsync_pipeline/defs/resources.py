@@ -13,7 +13,7 @@ from shopsync_pipeline.db import locks, schema, watch
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.faults import ScrubbedFormatter, guarded, tell_of_threads
 from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.sync.organizations import Engine, open_engine
+from shopsync_pipeline.sync.engine import Engine, open_engine
 
 
 class ShopsyncResource(ConfigurableResource):  # type: ignore[type-arg]

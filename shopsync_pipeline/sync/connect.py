@@ -16,7 +16,7 @@ from shopsync_pipeline.models import Credentials, Integration
 from shopsync_pipeline.settings import checked_organization
 from shopsync_pipeline.shopify.auth import renew, token_of
 from shopsync_pipeline.shopify.client import ShopClient, waited
-from shopsync_pipeline.sync.organizations import Engine
+from shopsync_pipeline.sync.engine import Engine
 from shopsync_pipeline.sync.store import Probed, probed_of
 
 REQUIRED_SCOPES = frozenset({"read_customers"})

@@ -24,8 +24,8 @@ from shopsync_pipeline.errors import (
 from shopsync_pipeline.models import WebhookEvent
 from shopsync_pipeline.shopify.client import Waits
 from shopsync_pipeline.shopify.webhooks import CUSTOMER_TOPICS, Hint, hint_of
+from shopsync_pipeline.sync.engine import Engine, open_store, record_trouble
 from shopsync_pipeline.sync.events import CustomerEvents
-from shopsync_pipeline.sync.organizations import Engine, open_store, record_trouble
 from shopsync_pipeline.sync.store import Store
 from shopsync_pipeline.sync.storewide import StoreEvents, in_order
 from shopsync_pipeline.sync.verdict import Marked
@@ -159,7 +159,7 @@ class Desk:
         if isinstance(error, RetryableError):
             transact(self._engine.pool, lambda conn: integrations.put_off(conn, self._id, REST))
             return
-        record_trouble(self._engine, self._id, error)
+        transact(self._engine.pool, lambda conn: record_trouble(conn, self._id, error))
 
 
 def _is_about_store(event: WebhookEvent) -> bool:

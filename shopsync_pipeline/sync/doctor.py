@@ -21,7 +21,7 @@ from shopsync_pipeline.models import Integration, paused_since
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.shopify.client import waited
 from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
-from shopsync_pipeline.sync.organizations import Engine, open_engine, open_store
+from shopsync_pipeline.sync.engine import Engine, open_engine, open_store
 from shopsync_pipeline.sync.store import Store, probed_of
 from shopsync_pipeline.sync.subscriptions import receiver_of, wrong_subscriptions
 from shopsync_pipeline.sync.watch import SILENT_AFTER, is_silent, span, troubles

@@ -26,8 +26,8 @@ from shopsync_pipeline.db.lineage import Report
 from shopsync_pipeline.db.locks import DrainSession
 from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.sync.desk import Desk
+from shopsync_pipeline.sync.engine import WORKERS, Engine
 from shopsync_pipeline.sync.interleave import Interleaver
-from shopsync_pipeline.sync.organizations import WORKERS, Engine
 
 log = logging.getLogger(__name__)
 

@@ -1,53 +1,33 @@
 """Sync many organizations in one run; one store's trouble stays its own.
 
-What a run needs is opened once, as an Engine; what became of each organization is told as it
-ends, so that the caller can record it while others are still being read.
+What became of each organization is told as it ends, so that the caller can record it while others
+are still being read.
 """
 
 import logging
-import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
-from threading import Semaphore
-from typing import Literal, TypeVar
+from typing import Literal
 
-from shopsync_pipeline.db import integrations, schema
-from shopsync_pipeline.db.credentials import Cipher
-from shopsync_pipeline.db.engine import Conn, Pool, clock, connect, open_pool, read, transact
-from shopsync_pipeline.db.locks import IntegrationLocks
-from shopsync_pipeline.errors import (
-    DatabaseTrouble,
-    IntegrationInactive,
-    IntegrationPaused,
-    ShopifyError,
-    ShopsyncError,
-    StoreTrouble,
-    next_try,
-)
+from shopsync_pipeline.db import integrations
+from shopsync_pipeline.db.engine import Conn, clock, read, transact
+from shopsync_pipeline.errors import IntegrationInactive, IntegrationPaused, ShopsyncError
 from shopsync_pipeline.models import Integration, Mode
-from shopsync_pipeline.settings import Settings
-from shopsync_pipeline.shopify.client import ShopClient, Timer, Waits
-from shopsync_pipeline.sync.interleave import interleave
+from shopsync_pipeline.shopify.client import Waits
+from shopsync_pipeline.sync.engine import (
+    LOCK_POLL_SECONDS,
+    Engine,
+    Outcomes,
+    by_organization,
+    open_store,
+    record_fault,
+    record_trouble,
+    told_of,
+)
 from shopsync_pipeline.sync.pull import PullResult, pull
-from shopsync_pipeline.sync.store import Store
-from shopsync_pipeline.sync.tokens import Tokens
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-WORKERS = 16
-"""Threads of one run: its time goes into waiting for Shopify, not into computing."""
-
-BULK_AT_ONCE = 4
-"""Results of bulk operations that one run reads at once: each holds a worker, two connections and
-some chunks of rows."""
-
-LOCK_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,69 +53,13 @@ class StoreOutcome:
     result: PullResult | None = None
     error: str | None = None
 
-    @property
-    def bad(self) -> bool:
-        return self.state in ("put_off", "failed")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrganizationOutcome:
-    """All active stores of one organization, possibly none."""
-
-    organization_id: str
-    stores: tuple[StoreOutcome, ...]
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        return tuple(s.error or s.state for s in self.stores if s.bad)
-
-    @property
-    def paused(self) -> tuple[str, ...]:
-        """No failure, but a person who asked for these stores is told."""
-        return tuple(s.error or s.state for s in self.stores if s.state == "paused")
-
+class OrganizationOutcome(Outcomes[StoreOutcome]):
     @property
     def synced(self) -> bool:
         """Whether at least one store was synced to the end."""
         return any(store.state == "synced" for store in self.stores)
-
-    @property
-    def running_elsewhere(self) -> bool:
-        return any(store.state == "running" for store in self.stores)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Engine:
-    """Connections and keys of one run; holds no store's token."""
-
-    settings: Settings
-    pool: Pool
-    cipher: Cipher
-    locks: IntegrationLocks
-    bulk: Semaphore = field(default_factory=lambda: Semaphore(BULK_AT_ONCE))
-    timer: Timer = time
-
-    def client(self, shop: str) -> ShopClient:
-        return ShopClient(
-            shop,
-            endpoint=self.settings.shopify_endpoint,
-            api_version=self.settings.shopify_api_version,
-            clock=lambda: read(self.pool, clock),
-            timer=self.timer,
-        )
-
-
-@contextmanager
-def open_engine(settings: Settings) -> Iterator[Engine]:
-    """Raises ConfigurationError for a missing setting or a database of another release."""
-    url = settings.required_database_url()
-    cipher = Cipher(settings.required_encryption_keys())
-    with ExitStack() as stack:
-        with connect(url) as conn:
-            schema.check(conn)
-        locks = stack.enter_context(IntegrationLocks(url))
-        pool = stack.enter_context(open_pool(url, size=WORKERS + 2))
-        yield Engine(settings=settings, pool=pool, cipher=cipher, locks=locks)
 
 
 def sync_organizations(
@@ -149,32 +73,6 @@ def sync_organizations(
         lambda store, told: _faulty(engine, store, told),
     ):
         yield OrganizationOutcome(organization_id=organization, stores=stores)
-
-
-def by_organization(
-    engine: Engine,
-    organizations: Iterable[str],
-    task: Callable[[Integration], Waits[T]],
-    faulty: Callable[[Integration, str], T],
-) -> Iterator[tuple[str, tuple[T, ...]]]:
-    """Run `task` for every active store; yield each organization with the outcomes of its stores,
-    possibly none, as the last of them ends. `faulty` makes an outcome of what no store's trouble
-    explains."""
-    wanted = list(organizations)
-    active = read(engine.pool, lambda conn: integrations.active_of(conn, wanted))
-    stores = {store.id: store for store in active}
-    left = Counter(store.organization_id for store in active)
-    ended: dict[str, list[T]] = {organization: [] for organization in wanted}
-    yield from ((organization, ()) for organization in wanted if not left[organization])
-    tasks = {store.id: task(store) for store in active}
-    for store_id, outcome in interleave(tasks, workers=WORKERS, timer=engine.timer):
-        store = stores[store_id]
-        if isinstance(outcome, BaseException):
-            outcome = faulty(store, _fault_told(store, outcome))
-        ended[store.organization_id].append(outcome)
-        left[store.organization_id] -= 1
-        if not left[store.organization_id]:
-            yield store.organization_id, tuple(ended[store.organization_id])
 
 
 def sync_store(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
@@ -201,29 +99,6 @@ def _again(conn: Conn, integration_id: str) -> tuple[Integration, bool, datetime
     now = clock(conn)
     due = integrations.is_due(conn, integration_id, now)
     return integrations.get(conn, integration_id), due, now
-
-
-@contextmanager
-def open_store(engine: Engine, integration: Integration) -> Iterator[Store]:
-    """One store with a client of its own, closed at the end."""
-    client = engine.client(integration.shop)
-    tokens = Tokens(
-        pool=engine.pool,
-        cipher=engine.cipher,
-        client=client,
-        integration=integration,
-        timer=engine.timer,
-    )
-    try:
-        yield Store(
-            integration=integration,
-            pool=engine.pool,
-            client=client,
-            tokens=tokens,
-            bulk=engine.bulk,
-        )
-    finally:
-        client.close()
 
 
 def _pulled(engine: Engine, integration: Integration, order: SyncOrder) -> Waits[StoreOutcome]:
@@ -257,49 +132,14 @@ def _failed(engine: Engine, integration: Integration, error: ShopsyncError) -> S
         which may itself have finished the window that an earlier one left open."""
         ours = {integration.last_sync_at, integration.window and integration.window.until}
         if integrations.lock(conn, integration.id).last_sync_at in ours:
-            _record(conn, integration.id, error)
+            record_trouble(conn, integration.id, error)
 
     transact(engine.pool, work)
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 
-def told_of(integration: Integration, error: ShopsyncError) -> str:
-    """Whom it concerns, what happened, what to do; a ShopifyError names its store itself."""
-    shop = "" if isinstance(error, ShopifyError) else f"{integration.shop}: "
-    return f"{integration.organization_id}: {shop}{error}"
-
-
-def record_trouble(engine: Engine, integration_id: str, error: ShopsyncError) -> None:
-    """What is wrong with the store, and when it may be tried again."""
-    transact(engine.pool, lambda conn: _record(conn, integration_id, error))
-
-
-def _record(conn: Conn, integration_id: str, error: ShopsyncError) -> None:
-    integrations.record_trouble(
-        conn,
-        integration_id,
-        status=error.status if isinstance(error, StoreTrouble) else None,
-        retry_at=next_try(error, clock(conn)),
-        error=str(error),
-    )
-
-
-def _fault_told(integration: Integration, error: BaseException) -> str:
-    """The text of an error that is not of our own making may quote data, so only its kind is
-    told."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("%s: %s at\n%s", integration.shop, type(error).__name__, frames)
-    if not isinstance(error, ShopsyncError):
-        error = ShopsyncError(
-            f"a fault of Shopsync ({type(error).__name__}); the log of the run has the place. "
-            "Please report it."
-        )
-    return told_of(integration, error)
-
-
 def _faulty(engine: Engine, integration: Integration, told: str) -> StoreOutcome:
-    with suppress(DatabaseTrouble):  # which may be the fault itself
-        record_trouble(engine, integration.id, ShopsyncError(told))
+    record_fault(engine, integration.id, told)
     return StoreOutcome(integration=integration, state="failed", error=told)
 
 

@@ -10,7 +10,6 @@ sweep met is none that Shopify lacks. What a killed run had merged stays; the ne
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -20,7 +19,6 @@ from shopsync_pipeline.db.engine import Conn, clock, transact
 from shopsync_pipeline.db.reconciliations import Turn
 from shopsync_pipeline.errors import (
     CostTooHigh,
-    DatabaseTrouble,
     IntegrationInactive,
     IntegrationPaused,
     ShopsyncError,
@@ -29,11 +27,13 @@ from shopsync_pipeline.errors import (
 from shopsync_pipeline.models import CustomerRow, Integration, MergeCounts, Read
 from shopsync_pipeline.shopify.client import Waits
 from shopsync_pipeline.shopify.customers import IDS_AT_ONCE, found_of, gid_of
-from shopsync_pipeline.sync.organizations import (
+from shopsync_pipeline.sync.engine import (
     LOCK_POLL_SECONDS,
     Engine,
+    Outcomes,
     by_organization,
     open_store,
+    record_fault,
     record_trouble,
     told_of,
 )
@@ -67,30 +67,11 @@ class StoreReconciliation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrganizationReconciliation:
-    """All active stores of one organization, possibly none."""
-
-    organization_id: str
-    stores: tuple[StoreReconciliation, ...]
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        bad = (store for store in self.stores if store.state in ("put_off", "failed"))
-        return tuple(store.error or store.state for store in bad)
-
-    @property
-    def paused(self) -> tuple[str, ...]:
-        """No failure, but a person who asked for these stores is told."""
-        return tuple(s.error or s.state for s in self.stores if s.state == "paused")
-
+class OrganizationReconciliation(Outcomes[StoreReconciliation]):
     @property
     def reconciled(self) -> bool:
         """Whether at least one store was reconciled to the end."""
         return any(store.state == "reconciled" for store in self.stores)
-
-    @property
-    def running_elsewhere(self) -> bool:
-        return any(store.state == "running" for store in self.stores)
 
     @property
     def results(self) -> tuple[ReconcileResult, ...]:
@@ -178,19 +159,24 @@ def _reconciled(
     except IntegrationInactive:
         return StoreReconciliation(integration=integration, state="left", result=result)
     except ShopsyncError as error:
-        told = told_of(integration, error)
-        log.error("Reconcile failed for %s", told)
-        if isinstance(error, StoreTrouble):  # all else stands against no pull and no webhook
-            record_trouble(engine, integration.id, error)
-        return StoreReconciliation(
-            integration=integration, state="failed", result=result, error=told
-        )
+        return _failed(engine, integration, result, error)
     return StoreReconciliation(integration=integration, state="reconciled", result=result)
 
 
+def _failed(
+    engine: Engine, integration: Integration, result: ReconcileResult, error: ShopsyncError
+) -> StoreReconciliation:
+    """Only what a person must mend at the store puts it off: all else stands against no pull and no
+    webhook."""
+    told = told_of(integration, error)
+    log.error("Reconcile failed for %s", told)
+    if isinstance(error, StoreTrouble):
+        transact(engine.pool, lambda conn: record_trouble(conn, integration.id, error))
+    return StoreReconciliation(integration=integration, state="failed", result=result, error=told)
+
+
 def _faulty(engine: Engine, integration: Integration, told: str) -> StoreReconciliation:
-    with suppress(DatabaseTrouble):  # which may be the fault itself
-        record_trouble(engine, integration.id, ShopsyncError(told))
+    record_fault(engine, integration.id, told)
     return StoreReconciliation(integration=integration, state="failed", error=told)
 
 

@@ -21,7 +21,6 @@ from shopsync_pipeline.errors import (
     ShopifyError,
     ShopsyncError,
     StoreTrouble,
-    next_try,
 )
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings
@@ -38,11 +37,12 @@ from shopsync_pipeline.shopify.subscriptions import (
     wanted_of,
 )
 from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
-from shopsync_pipeline.sync.organizations import (
+from shopsync_pipeline.sync.engine import (
     LOCK_POLL_SECONDS,
     Engine,
     by_organization,
     open_store,
+    record_trouble,
     told_of,
 )
 from shopsync_pipeline.sync.store import Store, scopes_of
@@ -355,14 +355,5 @@ def _failed(
     told = told_of(integration, error)
     log.error("[Shopify Customer Webhook] Subscriptions failed for %s", told)
     if isinstance(error, StoreTrouble):
-        transact(
-            engine.pool,
-            lambda conn: integrations.record_trouble(
-                conn,
-                integration.id,
-                status=error.status,
-                retry_at=next_try(error, clock(conn)),
-                error=str(error),
-            ),
-        )
+        transact(engine.pool, lambda conn: record_trouble(conn, integration.id, error))
     return StoreSubscriptions(integration=integration, state="failed", result=result, note=told)

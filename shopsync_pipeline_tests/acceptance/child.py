@@ -26,12 +26,8 @@ from shopsync_pipeline.db import engine as db_engine
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync import bulk, pull, sweep
 from shopsync_pipeline.sync.drain import DrainOrder, drain
-from shopsync_pipeline.sync.organizations import (
-    Engine,
-    SyncOrder,
-    open_engine,
-    sync_organizations,
-)
+from shopsync_pipeline.sync.engine import Engine, open_engine
+from shopsync_pipeline.sync.organizations import SyncOrder, sync_organizations
 from shopsync_pipeline.sync.reconcile import ReconcileOrder, reconcile_organizations
 from shopsync_pipeline.sync.subscriptions import settle_subscriptions
 

@@ -33,7 +33,7 @@ from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.models import Credentials, Mode, SyncRequest
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 from shopsync_pipeline_tests.acceptance.background import Background
 from shopsync_pipeline_tests.world import differences, free_port, rows_of_organization
 

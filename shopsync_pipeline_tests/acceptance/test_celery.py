@@ -14,7 +14,7 @@ from dagster._core.scheduler.instigation import TickStatus
 from shopsync_pipeline.defs.celery_launcher import SILENT_SECONDS
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.sync.connect import connect_store
-from shopsync_pipeline.sync.organizations import open_engine
+from shopsync_pipeline.sync.engine import open_engine
 from shopsync_pipeline_tests.acceptance.celery_deployment import (
     CeleryDeployment,
     deployed_with_celery,

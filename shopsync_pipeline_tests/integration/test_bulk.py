@@ -20,7 +20,7 @@ from shopsync_pipeline.models import Integration, MergeCounts, Read
 from shopsync_pipeline.shopify.bulk import customers_query
 from shopsync_pipeline.shopify.client import Waits, waited
 from shopsync_pipeline.sync import bulk
-from shopsync_pipeline.sync.organizations import by_organization, open_store
+from shopsync_pipeline.sync.engine import by_organization, open_store
 from shopsync_pipeline.sync.pull import OVERLAP, PullResult
 from shopsync_pipeline_tests.world import World
 

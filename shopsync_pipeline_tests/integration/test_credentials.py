@@ -14,7 +14,7 @@ from shopsync_pipeline.db.engine import clock, read, transact
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import Credentials
 from shopsync_pipeline.shopify.client import waited
-from shopsync_pipeline.sync.organizations import Engine, open_store
+from shopsync_pipeline.sync.engine import Engine, open_store
 from shopsync_pipeline_tests.world import World
 
 SHOP = "a.myshopify.com"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shopsync_pipeline.sync.organizations import WORKERS
+from shopsync_pipeline.sync.engine import WORKERS
 from shopsync_pipeline_tests.world import World
 
 
@@ -19,7 +19,7 @@ def test_of_sixty_stores_with_three_broken_ones_fifty_seven_sync(world: World) -
     for name, status in broken.items():
         stores[name].fault("status", status=status, times=None)
     outcomes = {o.integration.organization_id: o for o in world.sync(*stores)}
-    assert {name for name, o in outcomes.items() if o.bad} == set(broken)
+    assert {name for name, o in outcomes.items() if o.error} == set(broken)
     assert sum(o.state == "synced" for o in outcomes.values()) == 57
     for name, remedy in [("org07", "shopsync connect"), ("org23", "reactivate"), ("org41", "500")]:
         assert str(outcomes[name].error).startswith(f"{name}: {name}.myshopify.com: ")
@@ -119,6 +119,6 @@ def test_a_fault_of_ours_fails_one_store_and_quotes_no_data(
         shopify_id, amountSpent={"amount": "canary@example.com", "currencyCode": "EUR"}
     )
     outcomes = {o.integration.organization_id: o for o in world.sync(*stores)}
-    assert {name for name, o in outcomes.items() if o.bad} == {"org01"}
+    assert {name for name, o in outcomes.items() if o.error} == {"org01"}
     assert "canary" not in str(outcomes["org01"].error)
     assert "SQLSTATE" in str(outcomes["org01"].error)

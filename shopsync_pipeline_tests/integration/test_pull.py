@@ -10,7 +10,8 @@ from shopsync_pipeline.db.engine import Conn, transact
 from shopsync_pipeline.errors import SyncConflict
 from shopsync_pipeline.models import Credentials, MergeCounts, Window
 from shopsync_pipeline.shopify.client import waited
-from shopsync_pipeline.sync.organizations import StoreOutcome, SyncOrder, open_store, sync_store
+from shopsync_pipeline.sync.engine import open_store
+from shopsync_pipeline.sync.organizations import StoreOutcome, SyncOrder, sync_store
 from shopsync_pipeline.sync.pull import OVERLAP, PullResult, pull
 from shopsync_pipeline_tests.world import World
 
