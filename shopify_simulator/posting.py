@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -15,18 +15,33 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from shopify_simulator.deliveries import Delivery
 from shopify_simulator.sample import Row
 
-if TYPE_CHECKING:
-    from shopify_simulator.sender import Sender
-
 CONNECT_SECONDS = 1.0
 ALL_SECONDS = 5.0
 
 
+class Line(Protocol):
+    """An outbox, as the sender sees it; called under the sender's lock but for `finished`."""
+
+    in_line: bool
+
+    def next(self) -> Delivery | None: ...
+    def due(self, delivery: Delivery) -> None: ...
+    def finished(self, delivery: Delivery, attempt: dict[str, object]) -> None: ...
+
+
+class Work(Protocol):
+    """The sender, as its threads see it."""
+
+    stopped: bool
+
+    def take(self, courier: "Courier") -> tuple[Line, Delivery] | None: ...
+
+
 class Courier(threading.Thread):
-    def __init__(self, sender: "Sender") -> None:
+    def __init__(self, work: Work) -> None:
         super().__init__(name="shopify-webhooks", daemon=True)
         self.connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
-        self._sender = sender
+        self._work = work
         self._adapter = _Adapter()
         self._session = requests.Session()
         self._session.trust_env = False
@@ -35,14 +50,14 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         with self._session:
-            while task := self._sender.take(self):
+            while task := self._work.take(self):
                 line, delivery = task
                 line.finished(delivery, self._post(delivery))
 
     def enter(self, connection: HTTPConnection) -> None:
         """Of a connection just made, which the stop may have missed."""
         self.connections.add(connection)
-        if self._sender.stopped:
+        if self._work.stopped:
             _cut(connection)
 
     def cut(self) -> None:

@@ -10,24 +10,13 @@ import itertools
 import threading
 import time
 from collections import deque
-from typing import Protocol
 
 from shopify_simulator.deliveries import Delivery
-from shopify_simulator.posting import Courier
+from shopify_simulator.posting import Courier, Line
 
 MOST_THREADS = 16
 IDLE_SECONDS = 1.0
 """Then a thread closes its connections, as their other ends may at any time."""
-
-
-class Line(Protocol):
-    """An outbox, as the sender sees it; called under the sender's lock but for `finished`."""
-
-    in_line: bool
-
-    def next(self) -> Delivery | None: ...
-    def due(self, delivery: Delivery) -> None: ...
-    def finished(self, delivery: Delivery, attempt: dict[str, object]) -> None: ...
 
 
 class Sender:

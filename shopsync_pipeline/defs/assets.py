@@ -28,7 +28,7 @@ from pydantic import Field
 from shopsync_pipeline.db import dictionary, lineage, requests
 from shopsync_pipeline.db.engine import Conn, read, transact
 from shopsync_pipeline.defs import catalog, checks
-from shopsync_pipeline.defs.partitions import organizations, stores_failed
+from shopsync_pipeline.defs.partitions import no_store, organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import MergeCounts
@@ -211,7 +211,7 @@ def _answer(
     paused = {s.integration.shop: s.error for s in outcome.stores if s.state == "paused"}
     errors = told if config.only_due or outcome.synced else [*told, *outcome.paused]
     if not outcome.stores and not errors:
-        errors = [f"{outcome.organization_id}: no active store. Connect one: shopsync connect."]
+        errors = [no_store(outcome.organization_id)]
 
     def end(conn: Conn, ids: list[str], error: str | None) -> None:
         requests.answer(conn, ids, outcome.organization_id, counts=counts, error=error)

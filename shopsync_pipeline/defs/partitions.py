@@ -18,6 +18,11 @@ def stores_failed(told: str) -> Failure:
     return Failure(told, metadata={CAUSE: STORES}, allow_retries=False)
 
 
+def no_store(organization_id: str) -> str:
+    """Why nothing was done for an organization that somebody asked for."""
+    return f"{organization_id}: no active store. Connect one: shopsync connect."
+
+
 def names_stores(metadata: Mapping[str, Any]) -> bool:
     """Whether a failure with this metadata was made by `stores_failed`."""
     return CAUSE in metadata and metadata[CAUSE].value == STORES

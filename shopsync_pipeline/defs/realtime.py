@@ -29,7 +29,7 @@ from shopsync_pipeline.db.engine import clock, transact
 from shopsync_pipeline.defs import catalog
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.jobs import LANE
-from shopsync_pipeline.defs.partitions import organizations, stores_failed
+from shopsync_pipeline.defs.partitions import no_store, organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.models import MergeCounts
@@ -158,7 +158,7 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationSubscri
     told = (*outcome.errors, *outcome.notes("no_address"), *paused)
     error = " ".join(told) or None
     if not outcome.stores:
-        error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
+        error = no_store(outcome.organization_id)
     transact(
         engine.pool,
         lambda conn: requests.answer(

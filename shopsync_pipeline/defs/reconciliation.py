@@ -36,7 +36,7 @@ from shopsync_pipeline.defs import catalog
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.checks import listed
 from shopsync_pipeline.defs.jobs import LANE
-from shopsync_pipeline.defs.partitions import organizations, stores_failed
+from shopsync_pipeline.defs.partitions import no_store, organizations, stores_failed
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.schedules import runs_over
 from shopsync_pipeline.settings import Settings
@@ -206,7 +206,7 @@ def _answer(engine: Engine, request_ids: list[str], outcome: OrganizationReconci
     paused = () if outcome.reconciled else outcome.paused
     error = " ".join((*outcome.errors, *paused)) or None
     if not outcome.stores:
-        error = f"{outcome.organization_id}: no active store. Connect one: shopsync connect."
+        error = no_store(outcome.organization_id)
     transact(
         engine.pool,
         lambda conn: requests.answer(
