@@ -99,8 +99,8 @@ def _routes() -> list[Route | Mount]:
 
 
 SENTENCES = {
-    404: "There is no such page. Go to the customers page.",
-    405: "This page cannot be asked for that way. Go to the customers page.",
+    404: "There is no such page.",
+    405: "This page cannot be asked for that way.",
 }
 
 
