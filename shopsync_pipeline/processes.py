@@ -142,6 +142,7 @@ def _run(command: tuple[str, ...], env: dict[str, str], log: Path) -> subprocess
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             env=env,
+            cwd=log.parent,  # where no .env is: Dagster lets that file win over what we give
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -34,18 +34,27 @@ def home() -> Iterator[Path]:
         yield Path(folder) / "home"
 
 
+ELSEWHERE = """
+DATABASE_URL=postgresql://nowhere/x
+DAGSTER_POSTGRES_URL=postgresql+psycopg2://nowhere/x
+SHOPIFY_ENDPOINT=http://127.0.0.1:9/{shop}
+"""
+
+
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    """On ports of its own: another test may run a demo at the same time."""
+    """On ports of its own: another test may run a demo at the same time. Beside the `.env` of a
+    deployment, which it must not touch."""
+    (home.parent / ".env").write_text(ELSEWHERE)
     environ = {
         **os.environ,
         "SHOPSYNC_HOME": str(home),
-        "DATABASE_URL": "postgresql://nowhere/x",
         "RECEIVER_PORT": str(free_port()),
         "DAGSTER_WEBSERVER_PORT": str(free_port()),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "shopsync_pipeline.cli", "demo", *arguments],
         env=environ,
+        cwd=home.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
