@@ -1,16 +1,16 @@
-"""Run a command that speaks to both databases: `python deploy/pg_services.py COMMAND ...`.
+"""Run a command that speaks to both databases: `python deploy/pg_services.py [--alone] COMMAND`.
 
 It finds the services `shopsync` and `dagster` in its PGSERVICEFILE, so that no password is an
 argument, and the programs of Postgres 18 on its PATH, which read servers from 9.2 on. Where no
 DATABASE_URL is set the embedded Postgres runs meanwhile. Databases are made, tables are not: a
-restore brings them.
+restore brings them. With --alone nothing else may run in the home of this deployment.
 """
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,7 +42,8 @@ def _make_dagsters(settings: Settings, admin_url: str) -> None:
     """Where it is not one of another address."""
     if settings.dagster_postgres_url is not None:
         return
-    left = roles.apply(admin_url, roles.dagster_steps(local.dagster_password(settings)))
+    password = local.dagster_password(settings, admin_url)
+    left = roles.apply(admin_url, roles.dagster_steps(password))
     if left:
         told = "As an administrator, run this first, or set DAGSTER_POSTGRES_URL:"
         raise ConfigurationError("\n".join([told, *left]))
@@ -54,7 +55,13 @@ def service(name: str, url: str) -> str:
 
 
 def main() -> int:
-    with both_databases(Settings.from_env()) as settings, TemporaryDirectory() as folder:
+    given = Settings.from_env()
+    alone = sys.argv[1] == "--alone"
+    with (
+        local.alone(given) if alone else nullcontext(),
+        both_databases(given) as settings,
+        TemporaryDirectory() as folder,
+    ):
         assert settings.dagster_postgres_url is not None
         services = Path(folder) / "services"
         services.touch(mode=0o600)
@@ -64,7 +71,7 @@ def main() -> int:
         )
         path = f"{programs_for(None)}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, "PGSERVICEFILE": str(services), "PATH": path}
-        return subprocess.run(sys.argv[1:], env=env, check=False).returncode
+        return subprocess.run(sys.argv[1 + alone :], env=env, check=False).returncode
 
 
 if __name__ == "__main__":

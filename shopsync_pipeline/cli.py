@@ -27,6 +27,7 @@ app = typer.Typer(
     help="The customers of many Shopify stores in one Postgres table.",
     epilog=examples("shopsync up", "shopsync status", "shopsync --install-completion"),
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=True,
 )
@@ -65,7 +66,7 @@ def every_command(
 def up() -> None:
     """Run the database, its migrations, the receiver, the Dagster UI and daemon, until Ctrl-C."""
     given = Settings.from_env()
-    with local.databases(given, migrate=True) as settings:
+    with local.alone(given), local.databases(given, migrate=True) as settings:
         out.print("Starting the receiver and Dagster ...")
         with processes.deployment_running(settings) as running:
             receiver = local.receiver_url(settings)

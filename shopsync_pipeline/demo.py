@@ -16,7 +16,6 @@ from rich.console import Console
 
 from shopsync_pipeline import local, processes
 from shopsync_pipeline.db.engine import connect
-from shopsync_pipeline.db.flocks import open_lock, try_exclusive
 from shopsync_pipeline.demo_round import Round
 from shopsync_pipeline.demo_traffic import STORES, DemoStore
 from shopsync_pipeline.errors import ConfigurationError
@@ -32,7 +31,8 @@ REFRESH_TOKEN = "shprt_demo"  # noqa: S105
 def run(settings: Settings, out: Console, *, once: bool) -> None:
     """Raises DemoFailed where what is shown is not what must be."""
     settings = _own(settings)
-    with _alone(settings), _simulator(settings) as url, ExitStack() as stack:
+    with local.alone(settings), _simulator(settings) as url, ExitStack() as stack:
+        shutil.rmtree(settings.home / "dagster", ignore_errors=True)  # of the last demo
         apps = {store.shop: _make(url, store) for store in STORES}
         settings = replace(
             settings,
@@ -92,19 +92,6 @@ def _free(port: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ConfigurationError("No port is free on 127.0.0.1.")
-
-
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One demo at a time, and nothing left of the last one's data."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with open_lock(settings.home / "demo.lock") as lock:
-        if not try_exclusive(lock):
-            raise ConfigurationError(
-                f"A demo is running already ({settings.home}). Stop it with Ctrl-C."
-            )
-        shutil.rmtree(settings.home / "dagster", ignore_errors=True)
-        yield
 
 
 @contextmanager

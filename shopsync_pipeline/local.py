@@ -21,6 +21,7 @@ from dotenv import dotenv_values
 
 from shopsync_pipeline.db import credentials, roles, schema
 from shopsync_pipeline.db.engine import connect, dagster_url, refuse_transaction_pooler
+from shopsync_pipeline.db.flocks import open_lock, try_exclusive
 from shopsync_pipeline.db.server import embedded_server, running_port
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.settings import Settings
@@ -78,6 +79,17 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def admin_url(settings: Settings, url: str) -> str:
+    """That of `url`, as the administrator of the embedded database. Raises ConfigurationError for
+    any other, whose administrator we do not know."""
+    if settings.database_url is not None:
+        raise ConfigurationError(
+            "DATABASE_URL is set. Its administrator is not ours: ask who runs that server."
+        )
+    with embedded_server(cluster(settings)) as server:
+        return server.url(urlsplit(url).path.removeprefix("/"))
+
+
 def cluster(settings: Settings) -> Path:
     """The directory of the embedded database, where no other is named."""
     return settings.home / "postgres"
@@ -91,12 +103,13 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
     if not migrate and not _kept(settings, "SHOPSYNC_DAGSTER_PASSWORD"):
         return settings  # no Dagster was started here yet
-    password = dagster_password(settings)
+    password = dagster_password(settings, admin_url)
     if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
         raise ConfigurationError(
             "The user of DATABASE_URL may not create Dagster's role and database. Have an "
             "administrator run what `shopsync db roles` prints, then set DAGSTER_POSTGRES_URL."
         )
+    assert password is not None  # for no URL is given
     url = _on_same_server(settings, roles.DAGSTER_ROLE, password, roles.DAGSTER_DATABASE)
     return replace(settings, dagster_postgres_url=dagster_url(url))
 
@@ -108,9 +121,9 @@ def _migrated(settings: Settings, admin_url: str) -> Settings:
     if settings.encryption_keys == ():
         settings = replace(settings, encryption_keys=(_encryption_key(settings, url),))
     roles.apply(admin_url, roles.analyst_steps())
-    password = receiver_password(settings)
+    password = receiver_password(settings, admin_url)
     denied = roles.apply(admin_url, roles.receiver_steps(password))
-    if settings.receiver_database_url is None and not denied:
+    if settings.receiver_database_url is None and password is not None and not denied:
         narrower = _on_same_server(settings, roles.RECEIVER_ROLE, password)
         settings = replace(settings, receiver_database_url=narrower)
     return replace(
@@ -120,14 +133,39 @@ def _migrated(settings: Settings, admin_url: str) -> Settings:
     )
 
 
-def dagster_password(settings: Settings) -> str:
-    """Of Dagster's role on our own server; made at the first need."""
-    return _secret(settings, "SHOPSYNC_DAGSTER_PASSWORD", _token)
+def dagster_password(settings: Settings, url: str) -> str | None:
+    """Of Dagster's role on the server of `url`; see `_password`."""
+    name, given = "SHOPSYNC_DAGSTER_PASSWORD", settings.dagster_postgres_url
+    return _password(settings, url, role=roles.DAGSTER_ROLE, name=name, given=given)
 
 
-def receiver_password(settings: Settings) -> str:
-    """Of the receiver's role on our own server; made at the first need."""
-    return _secret(settings, "SHOPSYNC_RECEIVER_PASSWORD", _token)
+def receiver_password(settings: Settings, url: str) -> str | None:
+    """Of the receiver's role on the server of `url`; see `_password`."""
+    name, given = "SHOPSYNC_RECEIVER_PASSWORD", settings.receiver_database_url
+    return _password(settings, url, role=roles.RECEIVER_ROLE, name=name, given=given)
+
+
+def _password(
+    settings: Settings, url: str, *, role: str, name: str, given: str | None
+) -> str | None:
+    """The one that was kept, or a fresh one for a role that is yet to be made. None where somebody
+    else made the role, and `given` says how it logs in.
+
+    Raises ConfigurationError where the role is there and nobody knows its password.
+    """
+    kept = _kept(settings, name)
+    if kept:
+        return kept
+    with connect(url) as conn:
+        if not roles.exists(conn, role):
+            return _secret(settings, name, _token)
+    if given is None:
+        raise ConfigurationError(
+            f"The role {role} is there already, and its password ({name}) is not in "
+            f"{settings.secrets_file}. Bring that file back. If it is lost, have an administrator "
+            f"run ALTER ROLE {role} PASSWORD '...', and put {name}=... into the file."
+        )
+    return None
 
 
 def _on_same_server(
@@ -289,6 +327,21 @@ def receiver_url(settings: Settings) -> str:
 
 def ui_url(settings: Settings) -> str:
     return f"http://127.0.0.1:{settings.webserver_port}"
+
+
+@contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """What only one may do in a home at a time: run, make a new key, restore.
+
+    Raises ConfigurationError where somebody does.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with open_lock(settings.home / "running.lock") as lock:
+        if not try_exclusive(lock):
+            raise ConfigurationError(
+                f"Shopsync runs in {_near(settings.home)} already. Stop it first, with Ctrl-C."
+            )
+        yield
 
 
 def refuse_running(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """`shopsync db` and `shopsync rotate-keys`: tables, roles, keys."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated
 
@@ -54,17 +55,20 @@ def _roles_left(settings: Settings, url: str) -> list[str]:
         schema.check(conn)  # rights on tables that are not there cannot be given
     steps = [
         *roles.analyst_steps(),
-        *roles.receiver_steps(local.receiver_password(settings)),
-        *roles.dagster_steps(local.dagster_password(settings)),
+        *roles.receiver_steps(local.receiver_password(settings, url)),
+        *roles.dagster_steps(local.dagster_password(settings, url)),
     ]
     return roles.apply(url, steps)
 
 
 @db_app.command(
-    "url", epilog=examples("shopsync db url", "shopsync db url --dagster", "shopsync db url --json")
+    "url", epilog=examples("shopsync db url", "shopsync db url --admin", "shopsync db url --json")
 )
 def url_(
     dagster: Annotated[bool, typer.Option("--dagster", help="Of Dagster's own database.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="As the embedded database's administrator.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the URL to connect to the database with, such as by psql.
@@ -74,8 +78,10 @@ def url_(
     """
     settings = Settings.from_env()
     running = local.running_database(settings) is not None
-    with local.databases(settings) as settings:
-        found = settings.dagster_postgres_url if dagster else settings.database_url
+    with local.databases(settings) as prepared:
+        found = prepared.dagster_postgres_url if dagster else prepared.database_url
+        if admin:
+            found = local.admin_url(settings, str(found))
     if found is None:
         raise ConfigurationError("Dagster was never started here; start it: shopsync up")
     if not running:
@@ -106,8 +112,10 @@ def rotate_keys(
     While everything runs, once all processes know the new key besides the old one. With --new,
     for the key that `shopsync up` made and keeps, while `up` is stopped.
     """
+    given = Settings.from_env()
     with (
-        local.databases(Settings.from_env()) as settings,
+        local.alone(given) if new else nullcontext(),
+        local.databases(given) as settings,
         connect(settings.required_database_url()) as conn,
     ):
         schema.check(conn)

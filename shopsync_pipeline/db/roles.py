@@ -100,18 +100,22 @@ def analyst_grant() -> Step:
     return Step(statement=grant.format(views, sql.Identifier(ANALYST_ROLE)))
 
 
-def dagster_steps(password: str) -> list[Step]:
-    """`password` must be long and random. Dagster logs in anew for every event it writes, and the
-    iterations that slow down the guessing of weak passwords would be a fifth of its CPU."""
+def dagster_steps(password: str | None) -> list[Step]:
+    """None where the role is there already; else it must be long and random. Dagster logs in anew
+    for every event it writes, and the iterations that slow down the guessing of weak passwords
+    would be a fifth of its CPU."""
     role = sql.Identifier(DAGSTER_ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} CONNECTION LIMIT {}").format(
         role, sql.Literal(password), sql.Literal(DAGSTER_CONNECTIONS)
     )
-    database = sql.Identifier(DAGSTER_DATABASE)
-    return [
+    making = [
         _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.Literal("1"))),
         _for_dagsters_role(create),
         _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.SQL("reset_val"))),
+    ]
+    database = sql.Identifier(DAGSTER_DATABASE)
+    return [
+        *([] if password is None else making),
         # Only a member of a role may give it a database; needed where the caller is no superuser.
         _for_database(sql.SQL("GRANT {} TO CURRENT_USER").format(role), DATABASE_EXISTS),
         _for_database(
@@ -123,12 +127,13 @@ def dagster_steps(password: str) -> list[Step]:
     ]
 
 
-def receiver_steps(password: str) -> list[Step]:
-    """Run them after the migrations: they grant what the tables of this release have."""
+def receiver_steps(password: str | None) -> list[Step]:
+    """Run them after the migrations: they grant what the tables of this release have. The password
+    is None where the role is there already."""
     role = sql.Identifier(RECEIVER_ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
     return [
-        _create_role(create, RECEIVER_ROLE),
+        *([] if password is None else [_create_role(create, RECEIVER_ROLE)]),
         _may_connect(RECEIVER_ROLE),
         Step(statement=sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role)),
         *receiver_grants(),
@@ -192,6 +197,10 @@ def apply(url: str, steps: list[Step]) -> list[str]:
             except psycopg.Error as error:
                 raise scrubbed(error) from None
     return []
+
+
+def exists(conn: Conn, role: str) -> bool:
+    return conn.execute(ROLE_EXISTS, [role]).fetchone() is not None
 
 
 def create_owner(conn: Conn, *, name: str, password: str) -> None:

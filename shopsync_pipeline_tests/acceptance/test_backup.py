@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
@@ -61,6 +62,19 @@ def script(name: str, environ: Mapping[str, str], folder: Path) -> subprocess.Co
     )
 
 
+def shopsync(environ: Mapping[str, str], *arguments: str) -> str:
+    command = [sys.executable, "-m", "shopsync_pipeline.cli", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def is_superuser(url: str) -> bool:
+    with psycopg.connect(url) as conn:
+        return conn.execute("SHOW is_superuser").fetchone() == ("on",)
+
+
 def readable(dump: Path) -> bytes:
     restore = programs_for(None) / "pg_restore"
     return subprocess.run([restore, "--file=-", dump], capture_output=True, check=True).stdout
@@ -90,6 +104,7 @@ def test_after_backup_wipe_restore_and_sync_the_table_equals_the_store(
         assert (again.returncode, "is there already" in again.stderr) == (1, True)
         full = script("restore.sh", environ, backup)
         assert (full.returncode, "is not empty" in full.stderr) == (1, True)
+        assert is_superuser(shopsync(environ, "db", "url", "--admin"))
 
     first, second, third, *_ = (int(each["legacyResourceId"]) for each in store.customers())
     simulator.clock.advance(timedelta(hours=3).total_seconds())
@@ -98,7 +113,12 @@ def test_after_backup_wipe_restore_and_sync_the_table_equals_the_store(
     store.delete(third)
     shutil.rmtree(home / "postgres")
 
-    restored = script("restore.sh", environ, backup)
+    with local.alone(Settings.from_env(environ)):
+        busy = script("restore.sh", environ, backup)
+    assert (busy.returncode, "Stop it first" in busy.stderr) == (1, True)
+    broken = script("restore.sh", environ, cut_short(backup, tmp_path / "broken"))
+    assert broken.returncode != 0
+    restored = script("restore.sh", environ, backup)  # into what is empty still
     assert restored.returncode == 0, restored.stderr
     with opened(simulator, environ) as (world, settings):
         assert second in living(world)
@@ -107,6 +127,15 @@ def test_after_backup_wipe_restore_and_sync_the_table_equals_the_store(
         world.reconcile("acme")
         assert [*differences(living(world), store.customers())] == []
         assert partitions(settings) == ["acme"]
+
+
+def cut_short(backup: Path, copy: Path) -> Path:
+    """The same, whose tables end within the rows of customers."""
+    shutil.copytree(backup, copy)
+    dump = copy / "shopsync.dump"
+    content = dump.read_bytes()
+    dump.write_bytes(content[: len(content) * 2 // 3])
+    return copy
 
 
 def partitions_added(settings: Settings) -> None:

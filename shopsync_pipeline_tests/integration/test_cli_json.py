@@ -118,4 +118,5 @@ def test_what_was_found_is_told_as_json(world: World) -> None:
     assert told(world, "data-requests", "list") == {"dataRequests": []}
     assert told(world, "db", "upgrade")["schema"]
     assert told(world, "db", "url") == {"url": world.environ["DATABASE_URL"], "running": True}
+    refused(run(world, "db", "url", "--admin"), "ask who runs that server")
     assert {"what", "well", "told"} == set(told(world, "doctor", code=1)["findings"][0])

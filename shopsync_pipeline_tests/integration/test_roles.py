@@ -5,13 +5,17 @@ On a database as `shopsync up` makes it: its own, shut to all who were not let i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from shopsync_pipeline import local
 from shopsync_pipeline.db import roles, schema
 from shopsync_pipeline.db.server import ServerAddress
+from shopsync_pipeline.errors import ConfigurationError
+from shopsync_pipeline.settings import Settings
 
 NAME, PASSWORD = "house", "pw"
 REFUSED = psycopg.errors.InsufficientPrivilege
@@ -147,3 +151,20 @@ def test_no_role_is_a_superuser_or_may_make_roles_or_databases(house: House) -> 
             [NAME],
         ).fetchall()
     assert found == []
+
+
+def test_no_password_is_made_up_for_a_role_that_is_there(house: House, tmp_path: Path) -> None:
+    """One was written down, which let nobody in."""
+    url = house.server.url(NAME)
+    lost = Settings.from_env({"SHOPSYNC_HOME": str(tmp_path)})
+    for ask, role in (
+        (local.receiver_password, roles.RECEIVER_ROLE),
+        (local.dagster_password, roles.DAGSTER_ROLE),
+    ):
+        with pytest.raises(ConfigurationError, match=f"ALTER ROLE {role} PASSWORD"):
+            ask(lost, url)
+    assert not lost.secrets_file.exists()
+    elsewhere = {"SHOPSYNC_HOME": str(tmp_path), "RECEIVER_DATABASE_URL": "postgresql://r:p@h/d"}
+    assert local.receiver_password(Settings.from_env(elsewhere), url) is None
+    lost.secrets_file.write_text(f"SHOPSYNC_RECEIVER_PASSWORD={PASSWORD}\n")
+    assert local.receiver_password(lost, url) == PASSWORD

@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from shopsync_pipeline import local
 from shopsync_pipeline.db import credentials, integrations, requests, rotation
 from shopsync_pipeline.db.credentials import Cipher
 from shopsync_pipeline.db.engine import Conn, connect
 from shopsync_pipeline.db.requests import NewCredentials
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.models import Credentials
+from shopsync_pipeline.settings import Settings
 from shopsync_pipeline_tests.acceptance.test_cli import refused, shopsync
 from shopsync_pipeline_tests.world import World, free_port
 
@@ -314,6 +316,8 @@ def test_no_new_key_is_made_while_the_deployment_runs_nor_for_a_key_set_elsewher
     before = secrets.read_text()
     with socket.create_server(("127.0.0.1", int(environ["RECEIVER_PORT"]))):
         refused(shopsync(world, "rotate-keys", "--new", **environ), "RECEIVER_PORT")
+    with local.alone(Settings.from_env(world.environ)):  # on other ports
+        refused(shopsync(world, "rotate-keys", "--new", **environ), "Stop it first")
     elsewhere = environ | {"SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode()}
     refused(shopsync(world, "rotate-keys", "--new", **elsewhere), "docs/security.md")
     assert secrets.read_text() == before
