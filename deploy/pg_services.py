@@ -42,7 +42,7 @@ def _make_dagsters(settings: Settings, admin_url: str) -> None:
     """Where it is not one of another address."""
     if settings.dagster_postgres_url is not None:
         return
-    password = local.dagster_password(settings, admin_url)
+    password = local.role_password(settings, admin_url, roles.DAGSTER_ROLE)
     left = roles.apply(admin_url, roles.dagster_steps(password))
     if left:
         told = "As an administrator, run this first, or set DAGSTER_POSTGRES_URL:"

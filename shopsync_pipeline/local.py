@@ -29,6 +29,11 @@ from shopsync_pipeline.settings import Settings
 OWNER = "shopsync"
 POLL_SECONDS = 0.2
 ENCRYPTION_KEY = "SHOPSYNC_ENCRYPTION_KEY"
+PASSWORDS = {
+    roles.RECEIVER_ROLE: "SHOPSYNC_RECEIVER_PASSWORD",
+    roles.DAGSTER_ROLE: "SHOPSYNC_DAGSTER_PASSWORD",
+}
+"""Of the roles that we make, as the file of secrets names them."""
 
 
 @contextmanager
@@ -101,15 +106,16 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         settings = _migrated(settings, admin_url)
     if settings.dagster_postgres_url is not None:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
-    if not migrate and not _kept(settings, "SHOPSYNC_DAGSTER_PASSWORD"):
+    if not migrate and not _kept(settings, PASSWORDS[roles.DAGSTER_ROLE]):
         return settings  # no Dagster was started here yet
-    password = dagster_password(settings, admin_url)
+    password = role_password(settings, admin_url, roles.DAGSTER_ROLE)
+    if password is None:
+        raise ConfigurationError(password_lost(settings, roles.DAGSTER_ROLE))
     if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
         raise ConfigurationError(
             "The user of DATABASE_URL may not create Dagster's role and database. Have an "
             "administrator run what `shopsync db roles` prints, then set DAGSTER_POSTGRES_URL."
         )
-    assert password is not None  # for no URL is given
     url = _on_same_server(settings, roles.DAGSTER_ROLE, password, roles.DAGSTER_DATABASE)
     return replace(settings, dagster_postgres_url=dagster_url(url))
 
@@ -121,9 +127,11 @@ def _migrated(settings: Settings, admin_url: str) -> Settings:
     if settings.encryption_keys == ():
         settings = replace(settings, encryption_keys=(_encryption_key(settings, url),))
     roles.apply(admin_url, roles.analyst_steps())
-    password = receiver_password(settings, admin_url)
+    password = role_password(settings, admin_url, roles.RECEIVER_ROLE)
     denied = roles.apply(admin_url, roles.receiver_steps(password))
-    if settings.receiver_database_url is None and password is not None and not denied:
+    if settings.receiver_database_url is None and not denied:
+        if password is None:
+            raise ConfigurationError(password_lost(settings, roles.RECEIVER_ROLE))
         narrower = _on_same_server(settings, roles.RECEIVER_ROLE, password)
         settings = replace(settings, receiver_database_url=narrower)
     return replace(
@@ -133,39 +141,23 @@ def _migrated(settings: Settings, admin_url: str) -> Settings:
     )
 
 
-def dagster_password(settings: Settings, url: str) -> str | None:
-    """Of Dagster's role on the server of `url`; see `_password`."""
-    name, given = "SHOPSYNC_DAGSTER_PASSWORD", settings.dagster_postgres_url
-    return _password(settings, url, role=roles.DAGSTER_ROLE, name=name, given=given)
-
-
-def receiver_password(settings: Settings, url: str) -> str | None:
-    """Of the receiver's role on the server of `url`; see `_password`."""
-    name, given = "SHOPSYNC_RECEIVER_PASSWORD", settings.receiver_database_url
-    return _password(settings, url, role=roles.RECEIVER_ROLE, name=name, given=given)
-
-
-def _password(
-    settings: Settings, url: str, *, role: str, name: str, given: str | None
-) -> str | None:
-    """The one that was kept, or a fresh one for a role that is yet to be made. None where somebody
-    else made the role, and `given` says how it logs in.
-
-    Raises ConfigurationError where the role is there and nobody knows its password.
-    """
-    kept = _kept(settings, name)
+def role_password(settings: Settings, url: str, role: str) -> str | None:
+    """The one that is kept, or a fresh one for a role that is yet to be made on the server of
+    `url`. None where the role is there and its password is not kept: nobody can ask for it."""
+    kept = _kept(settings, PASSWORDS[role])
     if kept:
         return kept
     with connect(url) as conn:
-        if not roles.exists(conn, role):
-            return _secret(settings, name, _token)
-    if given is None:
-        raise ConfigurationError(
-            f"The role {role} is there already, and its password ({name}) is not in "
-            f"{settings.secrets_file}. Bring that file back. If it is lost, have an administrator "
-            f"run ALTER ROLE {role} PASSWORD '...', and put {name}=... into the file."
-        )
-    return None
+        there = roles.exists(conn, role)
+    return None if there else _secret(settings, PASSWORDS[role], _token)
+
+
+def password_lost(settings: Settings, role: str) -> str:
+    return (
+        f"The role {role} is there already, and its password ({PASSWORDS[role]}) is not in "
+        f"{settings.secrets_file}. Bring that file back. If it is lost, have an administrator "
+        f"run ALTER ROLE {role} PASSWORD '...', and put {PASSWORDS[role]}=... into the file."
+    )
 
 
 def _on_same_server(

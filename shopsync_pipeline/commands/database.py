@@ -53,10 +53,19 @@ def roles_(as_json: Json = False) -> None:
 def _roles_left(settings: Settings, url: str) -> list[str]:
     with connect(url) as conn:
         schema.check(conn)  # rights on tables that are not there cannot be given
+    receiver = local.role_password(settings, url, roles.RECEIVER_ROLE)
+    dagster = local.role_password(settings, url, roles.DAGSTER_ROLE)
+    for role, password, given in (
+        (roles.RECEIVER_ROLE, receiver, settings.receiver_database_url),
+        (roles.DAGSTER_ROLE, dagster, settings.dagster_postgres_url),
+    ):
+        if password is None and given is None:
+            lost = local.password_lost(settings, role)
+            err.print(lost, style="yellow", markup=False, soft_wrap=True)
     steps = [
         *roles.analyst_steps(),
-        *roles.receiver_steps(local.receiver_password(settings, url)),
-        *roles.dagster_steps(local.dagster_password(settings, url)),
+        *roles.receiver_steps(receiver),
+        *roles.dagster_steps(dagster),
     ]
     return roles.apply(url, steps)
 

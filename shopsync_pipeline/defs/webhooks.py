@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dagster import (
+    AssetCheckEvaluation,
     AssetMaterialization,
     AssetObservation,
     DagsterInstance,
@@ -32,9 +33,10 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import OperationalError
 
 from shopsync_pipeline.db import inbox, locks
-from shopsync_pipeline.db.engine import Conn, clock
+from shopsync_pipeline.db.engine import Conn, clock, read
 from shopsync_pipeline.db.lineage import MOST_IDS_TOLD, Report
 from shopsync_pipeline.db.locks import LiveDrain
+from shopsync_pipeline.defs import checks
 from shopsync_pipeline.defs.assets import Metadata
 from shopsync_pipeline.defs.jobs import LANE
 from shopsync_pipeline.defs.partitions import organizations
@@ -75,6 +77,8 @@ SETTINGS = Settings.from_env()
 
 @op(description="Works off the inbox until it was idle for WEBHOOK_LINGER_SECONDS.")
 def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None:
+    """Dagster calls a check not evaluated that the run of the last materialization has not. So a
+    drain that writes evaluates them once."""
     settings = Settings.from_env()
     linger = settings.webhook_linger_seconds
     order = DrainOrder(
@@ -86,6 +90,7 @@ def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None
     )
     until = time.monotonic() + order.most + order.patience
     known = set(known_organizations(context.instance))
+    checked = False
     with shopsync.engine() as engine:
         for report in drain(engine, order):
             if report.organization_id not in known:
@@ -95,6 +100,10 @@ def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None
                 known.add(report.organization_id)
             for event in lineage_of(report, context.run_id):
                 _log(context, event, until)
+            if not checked:
+                for evaluation in read(engine.pool, lambda conn: list(checks.evaluations(conn))):
+                    _log(context, evaluation, until)
+                checked = True
 
 
 @job(
@@ -110,14 +119,16 @@ def apply_webhooks() -> None:
 
 
 def _log(
-    context: OpExecutionContext, event: AssetObservation | AssetMaterialization, until: float
+    context: OpExecutionContext,
+    event: AssetObservation | AssetMaterialization | AssetCheckEvaluation,
+    until: float,
 ) -> None:
     """As soon as Dagster's database can be had: the drain works on meanwhile, and what it settles
     waits to be reported. Raises DatabaseTrouble when this drain should have ended, at `until` on
     the monotonic clock; the next one reports it then."""
     while True:
         try:
-            context.log_event(event)
+            context.log_event(event)  # type: ignore[arg-type]  # it takes evaluations too
         except (DagsterPostgresException, OperationalError) as trouble:
             log.warning("Dagster's database cannot be had (%s).", type(trouble).__name__)
         else:

@@ -1,5 +1,6 @@
 """What the sensor asks for, and what a drain tells Dagster."""
 
+import asyncio
 import json
 import os
 import threading
@@ -21,12 +22,14 @@ from dagster import (
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from shopsync_pipeline.db import locks
 from shopsync_pipeline.db.engine import Conn, connect, read
 from shopsync_pipeline.db.locks import DrainSession, LiveDrain, live_runs, presence
 from shopsync_pipeline.db.server import ServerAddress
 from shopsync_pipeline.definitions import defs
+from shopsync_pipeline.defs import checks
 from shopsync_pipeline.defs.resources import ShopsyncResource
 from shopsync_pipeline.defs.webhooks import (
     ENDING,
@@ -284,6 +287,24 @@ def test_a_drain_tells_of_the_inbox_and_of_each_organization_it_wrote(
         assert json.loads(told.metadata["event ids"].value) == [event["id"]]
         assert told.metadata["updated"].value == 1
         assert told.metadata["slowest lag (s)"].value >= 0
+
+
+def test_the_checks_speak_of_what_a_drain_wrote_too(
+    world: World, instance: DagsterInstance, store: Any
+) -> None:
+    """Dagster's UI called them not evaluated from the first webhook to the next pull."""
+    defs.resolve_job_def("sync_customers").execute_in_process(
+        instance=instance, partition_key="acme"
+    )
+    hear_an_edit(world, store)
+    run_id = drained(instance)
+    keys = [spec.key for spec in checks.SPECS]
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    context = LoadingContextForTest(instance)
+    for key in keys:
+        assert latest[key].run_id == run_id
+        assert latest[key].status is AssetCheckExecutionRecordStatus.SUCCEEDED
+        assert asyncio.run(latest[key].targets_latest_materialization(context))
 
 
 def test_a_red_partition_does_not_turn_green_by_a_webhook(

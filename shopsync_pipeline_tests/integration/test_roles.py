@@ -156,15 +156,21 @@ def test_no_role_is_a_superuser_or_may_make_roles_or_databases(house: House) -> 
 def test_no_password_is_made_up_for_a_role_that_is_there(house: House, tmp_path: Path) -> None:
     """One was written down, which let nobody in."""
     url = house.server.url(NAME)
-    lost = Settings.from_env({"SHOPSYNC_HOME": str(tmp_path)})
-    for ask, role in (
-        (local.receiver_password, roles.RECEIVER_ROLE),
-        (local.dagster_password, roles.DAGSTER_ROLE),
+    given = {"SHOPSYNC_HOME": str(tmp_path), "DATABASE_URL": url}
+    settings = Settings.from_env(given)
+    made = f"ALTER ROLE {roles.RECEIVER_ROLE} PASSWORD"
+    with pytest.raises(ConfigurationError, match=made), local.databases(settings, migrate=True):
+        pass
+    assert "PASSWORD" not in settings.secrets_file.read_text()
+    other = Settings.from_env({**given, "RECEIVER_DATABASE_URL": "postgresql://r:p@h/d"})
+    made = f"ALTER ROLE {roles.DAGSTER_ROLE} PASSWORD"
+    with pytest.raises(ConfigurationError, match=made), local.databases(other, migrate=True):
+        pass
+    settings.secrets_file.write_text(
+        "".join(f"{name}={PASSWORD}\n" for name in local.PASSWORDS.values())
+    )
+    with (
+        local.databases(settings, migrate=True) as prepared,
+        psycopg.connect(str(prepared.receiver_database_url)) as conn,
     ):
-        with pytest.raises(ConfigurationError, match=f"ALTER ROLE {role} PASSWORD"):
-            ask(lost, url)
-    assert not lost.secrets_file.exists()
-    elsewhere = {"SHOPSYNC_HOME": str(tmp_path), "RECEIVER_DATABASE_URL": "postgresql://r:p@h/d"}
-    assert local.receiver_password(Settings.from_env(elsewhere), url) is None
-    lost.secrets_file.write_text(f"SHOPSYNC_RECEIVER_PASSWORD={PASSWORD}\n")
-    assert local.receiver_password(lost, url) == PASSWORD
+        assert conn.execute("SELECT current_user").fetchone() == (roles.RECEIVER_ROLE,)
