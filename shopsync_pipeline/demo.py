@@ -14,7 +14,7 @@ from typing import Any
 import requests as http
 from rich.console import Console
 
-from shopsync_pipeline import local, processes
+from shopsync_pipeline import local, processes, secrets_file
 from shopsync_pipeline.db.engine import connect
 from shopsync_pipeline.demo_round import Round
 from shopsync_pipeline.demo_traffic import STORES, DemoStore
@@ -40,7 +40,7 @@ def run(settings: Settings, out: Console, *, once: bool) -> None:
             # A store connected by a bare token has no secret of its own: the deployment's signs.
             webhook_secrets=(apps[STORES[0].shop]["clientSecret"],),
         )
-        local.keep(settings, _kept(settings))
+        secrets_file.keep(settings, _kept(settings))
         settings = stack.enter_context(local.databases(settings, migrate=True, anew=True))
         engine = stack.enter_context(open_engine(settings))
         for store in STORES:

@@ -4,21 +4,16 @@ For `shopsync up` and the other commands; what is deployed elsewhere gets all of
 environment and never comes here.
 """
 
-import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TextIO
 from urllib.parse import urlsplit, urlunsplit
 
-from cryptography.fernet import Fernet
-from dotenv import dotenv_values
-
+from shopsync_pipeline import secrets_file
 from shopsync_pipeline.db import credentials, roles, schema
 from shopsync_pipeline.db.engine import connect, dagster_url, refuse_transaction_pooler
 from shopsync_pipeline.db.flocks import open_lock, try_exclusive
@@ -28,7 +23,6 @@ from shopsync_pipeline.settings import Settings
 
 OWNER = "shopsync"
 POLL_SECONDS = 0.2
-ENCRYPTION_KEY = "SHOPSYNC_ENCRYPTION_KEY"
 PASSWORDS = {
     roles.RECEIVER_ROLE: "SHOPSYNC_RECEIVER_PASSWORD",
     roles.DAGSTER_ROLE: "SHOPSYNC_DAGSTER_PASSWORD",
@@ -57,7 +51,7 @@ def databases(
             "set DATABASE_URL."
         )
     with embedded_server(cluster(settings)) as server:
-        password = _secret(settings, "SHOPSYNC_DATABASE_PASSWORD", _token)
+        password = secrets_file.made(settings, "SHOPSYNC_DATABASE_PASSWORD", _token)
         with connect(server.url()) as conn:
             if anew:
                 roles.drop_databases(conn, OWNER, roles.DAGSTER_DATABASE)
@@ -72,7 +66,7 @@ def running_database(settings: Settings) -> str | None:
     if settings.database_url is not None:
         return settings.database_url
     port = running_port(cluster(settings))
-    password = _kept(settings, "SHOPSYNC_DATABASE_PASSWORD")
+    password = secrets_file.kept(settings, "SHOPSYNC_DATABASE_PASSWORD")
     if port is None or password is None:
         return None
     return f"postgresql://{OWNER}:{password}@127.0.0.1:{port}/{OWNER}"
@@ -106,7 +100,7 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         settings = _migrated(settings, admin_url)
     if settings.dagster_postgres_url is not None:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
-    if not migrate and not _kept(settings, PASSWORDS[roles.DAGSTER_ROLE]):
+    if not migrate and not secrets_file.kept(settings, PASSWORDS[roles.DAGSTER_ROLE]):
         return settings  # no Dagster was started here yet
     password = role_password(settings, admin_url, roles.DAGSTER_ROLE)
     if password is None:
@@ -136,20 +130,20 @@ def _migrated(settings: Settings, admin_url: str) -> Settings:
         settings = replace(settings, receiver_database_url=narrower)
     return replace(
         settings,
-        cron_secret=settings.cron_secret or _secret(settings, "CRON_SECRET", _token),
-        api_token=settings.api_token or _secret(settings, "SHOPSYNC_API_TOKEN", _token),
+        cron_secret=settings.cron_secret or secrets_file.made(settings, "CRON_SECRET", _token),
+        api_token=settings.api_token or secrets_file.made(settings, "SHOPSYNC_API_TOKEN", _token),
     )
 
 
 def role_password(settings: Settings, url: str, role: str) -> str | None:
     """The one that is kept, or a fresh one for a role that is yet to be made on the server of
     `url`. None where the role is there and its password is not kept: nobody can ask for it."""
-    kept = _kept(settings, PASSWORDS[role])
+    kept = secrets_file.kept(settings, PASSWORDS[role])
     if kept:
         return kept
     with connect(url) as conn:
         there = roles.exists(conn, role)
-    return None if there else _secret(settings, PASSWORDS[role], _token)
+    return None if there else secrets_file.made(settings, PASSWORDS[role], _token)
 
 
 def password_lost(settings: Settings, role: str) -> str:
@@ -182,76 +176,7 @@ def _encryption_key(settings: Settings, url: str) -> str:
                 "The database holds encrypted credentials, but SHOPSYNC_ENCRYPTION_KEY is not "
                 f"set and {settings.secrets_file} has none. Give the key that encrypted them."
             )
-    return _secret(settings, ENCRYPTION_KEY, lambda: Fernet.generate_key().decode())
-
-
-def _secret(settings: Settings, name: str, make: Callable[[], str]) -> str:
-    """The secret of this deployment by that name, made and kept at the first need."""
-    with _secrets_held(settings) as file:
-        kept = _kept(settings, name)
-        if kept:
-            return kept
-        value = make()
-        file.write(f"{name}={value}\n")
-    return value
-
-
-def _kept(settings: Settings, name: str) -> str | None:
-    return dotenv_values(settings.secrets_file).get(name) or None
-
-
-@contextmanager
-def _secrets_held(settings: Settings) -> Iterator[TextIO]:
-    """The file of secrets, to append to, held against others: two first starts must agree."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(settings.secrets_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(descriptor), settings.secrets_file.stat()):
-                yield file
-                return  # else it was replaced while we waited for it
-
-
-def with_new_key(settings: Settings) -> Settings:
-    """`settings` with a fresh key in front of the old ones, kept in the file of secrets; what runs
-    could not read what that encrypts. Raises ConfigurationError where the keys come from elsewhere.
-    """
-    if settings.encryption_keys != _list_of(_kept(settings, ENCRYPTION_KEY)):
-        raise ConfigurationError(
-            f"{ENCRYPTION_KEY} is set by the environment or .env, not by {settings.secrets_file}. "
-            "Change it there: docs/security.md has the steps."
-        )
-    return _keep_keys(settings, (Fernet.generate_key().decode(), *settings.encryption_keys))
-
-
-def without_old_keys(settings: Settings) -> Settings:
-    """Nothing is under them any more."""
-    return _keep_keys(settings, settings.encryption_keys[:1])
-
-
-def _keep_keys(settings: Settings, keys: tuple[str, ...]) -> Settings:
-    keep(settings, {ENCRYPTION_KEY: ",".join(keys)})
-    return replace(settings, encryption_keys=keys)
-
-
-def keep(settings: Settings, values: Mapping[str, str]) -> None:
-    """What the commands of this home shall find set, in place of what was kept by those names.
-
-    Whoever is killed meanwhile leaves the file as it was, or as it shall be.
-    """
-    path = settings.secrets_file
-    with _secrets_held(settings), NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
-        lines = path.read_text().splitlines()
-        kept = [line for line in lines if line.partition("=")[0] not in values]
-        new.write("\n".join([*kept, *(f"{name}={text}" for name, text in values.items()), ""]))
-        new.flush()
-        os.fsync(new.fileno())
-        Path(new.name).replace(path)
-
-
-def _list_of(text: str | None) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
+    return secrets_file.made(settings, secrets_file.ENCRYPTION_KEY, secrets_file.fresh_key)
 
 
 def environment(settings: Settings) -> dict[str, str]:

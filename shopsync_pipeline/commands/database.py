@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shopsync_pipeline import local
+from shopsync_pipeline import local, secrets_file
 from shopsync_pipeline.commands.shared import Json, err, examples, group, out, print_json
 from shopsync_pipeline.db import locks, roles, rotation, schema
 from shopsync_pipeline.db.credentials import Cipher
@@ -131,12 +131,12 @@ def rotate_keys(
         if new:
             local.refuse_running(settings)
             _refuse_at_work(conn)
-            settings = local.with_new_key(settings)
+            settings = secrets_file.with_new_key(settings)
         cipher = Cipher(settings.required_encryption_keys())
         kinds = rotation.rotate(conn, cipher)
         left = rotation.under_old_keys(conn, cipher)
         if new and not left:
-            local.without_old_keys(settings)
+            secrets_file.without_old_keys(settings)
     if as_json:
         print_json({"kinds": [asdict(kind) for kind in kinds], "left": left})
     else:
