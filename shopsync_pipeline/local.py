@@ -78,15 +78,15 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def admin_url(settings: Settings, url: str) -> str:
-    """That of `url`, as the administrator of the embedded database. Raises ConfigurationError for
-    any other, whose administrator we do not know."""
+def admin_url(settings: Settings, database: str) -> str:
+    """As the administrator of the embedded server. Raises ConfigurationError for any other, whose
+    administrator we do not know."""
     if settings.database_url is not None:
         raise ConfigurationError(
             "DATABASE_URL is set. Its administrator is not ours: ask who runs that server."
         )
-    with embedded_server(cluster(settings)) as server:
-        return server.url(urlsplit(url).path.removeprefix("/"))
+    with databases(settings), embedded_server(cluster(settings)) as server:
+        return server.url(database)
 
 
 def cluster(settings: Settings) -> Path:

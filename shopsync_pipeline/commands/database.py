@@ -87,10 +87,12 @@ def url_(
     """
     settings = Settings.from_env()
     running = local.running_database(settings) is not None
-    with local.databases(settings) as prepared:
-        found = prepared.dagster_postgres_url if dagster else prepared.database_url
-        if admin:
-            found = local.admin_url(settings, str(found))
+    if admin:
+        database = roles.DAGSTER_DATABASE if dagster else local.OWNER
+        found: str | None = local.admin_url(settings, database)
+    else:
+        with local.databases(settings) as prepared:
+            found = prepared.dagster_postgres_url if dagster else prepared.database_url
     if found is None:
         raise ConfigurationError("Dagster was never started here; start it: shopsync up")
     if not running:
