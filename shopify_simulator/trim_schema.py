@@ -13,6 +13,7 @@ It knows nothing of stores or of HTTP.
 import gzip
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -252,10 +253,15 @@ def _named_types(node: Node) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m shopify_simulator.trim_schema FULL.json.gz", file=sys.stderr)
-        return 2
-    schema = load_full_schema(Path(arguments[0]))
+    parser = ArgumentParser(
+        prog="python -m shopify_simulator.trim_schema",
+        description="Cuts Shopify's Admin schema down to what our documents ask for.",
+    )
+    parser.add_argument("full", metavar="FULL.json.gz", type=Path, help="as Shopify publishes it")
+    full = parser.parse_args(arguments).full
+    if not full.is_file():
+        parser.error(f"there is no file {full}")
+    schema = load_full_schema(full)
     documents = read_documents()
     TRIMMED.write_text(trim(schema, usage_of(schema, documents)), encoding="utf-8")
     print(f"{TRIMMED.name}: {TRIMMED.stat().st_size} bytes for {len(documents)} documents")

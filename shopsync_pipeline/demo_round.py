@@ -102,7 +102,7 @@ class Round:
     def _show_traffic(self, title: str, arrivals: list[Arrival]) -> None:
         seconds = sorted(arrival.seconds for arrival in arrivals)
         middle, high = quantile(seconds, 0.5), quantile(seconds, 0.99)
-        spread = f" in the median, {high:.3f} s at most for 99 %" if len(arrivals) > 1 else ""
+        spread = f" in the median, 99 % in {high:.3f} s" if len(arrivals) > 1 else ""
         self._out.print(f"   {title}: from the store to the row {middle:.3f} s{spread}")
         for run in sorted({arrival.run_id for arrival in arrivals}):
             self._out.print(f"   Run {local.ui_url(self._settings)}/runs/{run}", style="dim")
@@ -168,9 +168,8 @@ class Round:
                 *(f"{figures[name]:g}" for name in FIGURES),
             )
         self._out.print(table)
-        self._out.print(
-            "  ".join(f"Run {local.ui_url(self._settings)}/runs/{run}" for run in runs), style="dim"
-        )
+        for run in runs:
+            self._out.print(f"Run {local.ui_url(self._settings)}/runs/{run}", style="dim")
 
     def _expect(self, *, inserted: list[int], updated: list[int]) -> None:
         for position, store in enumerate(STORES):

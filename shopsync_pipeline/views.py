@@ -1,54 +1,55 @@
-"""Tables for a terminal; nothing is read or decided here."""
+"""What a terminal shows of stores, runs and findings; nothing is read or decided here."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from rich import box
 from rich.markup import escape
-from rich.table import Column, Table
 
 from shopsync_pipeline.db.data_requests import DataRequest
 from shopsync_pipeline.db.dead_letters import DeadLetter
 from shopsync_pipeline.db.reconciliations import Reconciliation
 from shopsync_pipeline.db.status import StoreStatus
+from shopsync_pipeline.listing import Listing
 from shopsync_pipeline.models import SyncRequest, paused_since
 from shopsync_pipeline.sync.doctor import Finding
-from shopsync_pipeline.sync.watch import REMEDIES, span
-
-ROOMY = 130
-"""Characters, from which on the suffix that all stores share is worth its room."""
+from shopsync_pipeline.sync.watch import REMEDIES, counted, span
 
 STYLES = {"ok": "green", "succeeded": "green", "failed": "red", "left": "dim"}
 
+COUNTS = ("Inserted", "Updated", "Unchanged")
 
-def stores_table(stores: Sequence[StoreStatus], *, width: int) -> Table:
-    """One line a store, in so many characters; what troubles them is told below the table, at its
-    full length."""
-    table = Table(
-        *(Column(name, overflow="fold") for name in ("Organization", "Store")),
-        Column("Status", no_wrap=True),
-        *("Last sync", "Here"),
-        Column("In\nShopify", no_wrap=True),
-        Column("Real-time\nsince", no_wrap=True),
-        *("Oldest\nevent", "Dead"),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+
+def stores_table(stores: Sequence[StoreStatus]) -> Listing:
+    """What troubles them is told below the table, at its full length."""
+    return Listing(
+        groups=(
+            ("Organization", "Store"),
+            ("Status", "Last sync", "Real-time since"),
+            ("Here", "In Shopify"),
+            ("Oldest event", "Dead"),
+        ),
+        rows=[_store_row(store) for store in stores],
     )
-    for store in stores:
-        age, waits = store.last_sync_age, store.oldest_event_age
-        table.add_row(
-            store.organization_id,
-            store.shop.removesuffix(".myshopify.com") if width < ROOMY else store.shop,
-            f"[{STYLES.get(store.state, 'yellow')}]{store.state}[/]",
-            "never" if age is None else f"{span(age)} ago",
-            str(store.customers),
-            "" if store.in_shopify is None else str(store.in_shopify),
-            f"{store.realtime_since:%Y-%m-%d}" if store.realtime_since else "off",
-            "" if waits is None else span(waits),
-            f"[red]{store.dead_letters}[/]" if store.dead_letters else "",
-        )
-    return table
+
+
+def _store_row(store: StoreStatus) -> dict[str, str]:
+    age, waits = store.last_sync_age, store.oldest_event_age
+    return {
+        "Organization": store.organization_id,
+        "Store": store.shop,
+        "Status": _styled(store.state),
+        "Last sync": "never" if age is None else f"{span(age)} ago",
+        "Real-time since": f"{store.realtime_since:%Y-%m-%d}" if store.realtime_since else "off",
+        "Here": str(store.customers),
+        "In Shopify": "" if store.in_shopify is None else str(store.in_shopify),
+        "Oldest event": "" if waits is None else span(waits),
+        "Dead": f"[red]{store.dead_letters}[/]" if store.dead_letters else "",
+    }
+
+
+def _styled(state: str) -> str:
+    return f"[{STYLES.get(state, 'yellow')}]{state}[/]"
 
 
 def remedies(stores: Sequence[StoreStatus]) -> list[str]:
@@ -66,25 +67,26 @@ def remedies(stores: Sequence[StoreStatus]) -> list[str]:
             error = store.last_error or f"is {store.status}."
             told.append(f"{whom}: {error}" + ("" if remedy in error else f" {remedy}"))
         if store.dead_letters:
-            told.append(f"{whom}: {store.dead_letters} dead letters: shopsync webhooks dead")
+            dead = counted(store.dead_letters, "dead letter")
+            told.append(f"{whom}: {dead}: shopsync webhooks dead")
     return told
 
 
-def requests_table(requests: Sequence[SyncRequest]) -> Table:
-    table = Table(
-        *("Organization", "Result", "Inserted", "Updated", "Unchanged"),
-        Column("Run", no_wrap=True),
-        box=box.SIMPLE_HEAD,
+def requests_table(requests: Sequence[SyncRequest]) -> Listing:
+    """Why one failed is told below the table."""
+    counts = () if all(each.kind == "realtime" for each in requests) else COUNTS
+    return Listing(
+        groups=(("Organization", "Run"), ("Result",), *((name,) for name in counts)),
+        rows=[
+            {
+                "Organization": request.organization_id or "all that are due",
+                "Run": _short(request.run_id or ""),
+                "Result": _styled(request.status),
+                **{name: str(request.counts.get(name.lower(), 0)) for name in counts},
+            }
+            for request in requests
+        ],
     )
-    for request in requests:
-        counts = [str(request.counts.get(n, 0)) for n in ("inserted", "updated", "unchanged")]
-        table.add_row(
-            request.organization_id or "all that are due",
-            f"[{STYLES.get(request.status, 'yellow')}]{request.status}[/]",
-            *counts,
-            _short(request.run_id or ""),
-        )
-    return table
 
 
 def reconciliation_of(each: Reconciliation) -> dict[str, Any]:
@@ -103,20 +105,25 @@ def reconciliation_of(each: Reconciliation) -> dict[str, Any]:
     }
 
 
-def reconciliations_table(ended: Sequence[Reconciliation]) -> Table:
-    """One line a store; those that failed are told of below the table."""
-    table = Table(
-        *(Column(name, overflow="fold") for name in ("Organization", "Store")),
-        *(Column(name, no_wrap=True) for name in ("Read", "Missing", "Drifted", "Revived")),
-        *(Column(name, no_wrap=True) for name in ("Deleted", "Run")),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+def reconciliations_table(ended: Sequence[Reconciliation]) -> Listing:
+    """Those that failed are told of below the table."""
+    counts = ("Read", "Missing", "Drifted", "Revived", "Deleted")
+    return Listing(
+        groups=(("Organization", "Store", "Run"), *((name,) for name in counts)),
+        rows=[
+            {
+                "Organization": each.organization_id,
+                "Store": each.shop,
+                "Read": str(each.rows_read),
+                "Missing": str(each.missing),
+                "Drifted": str(each.drifted),
+                "Revived": str(each.revived),
+                "Deleted": str(each.deleted),
+                "Run": _short(each.run_id),
+            }
+            for each in ended
+        ],
     )
-    for each in ended:
-        found = (each.rows_read, each.missing, each.drifted, each.revived, each.deleted)
-        store = each.shop.removesuffix(".myshopify.com")  # eight columns have 80 characters
-        table.add_row(each.organization_id, store, *map(str, found), _short(each.run_id))
-    return table
 
 
 def _short(run_id: str) -> str:
@@ -124,48 +131,56 @@ def _short(run_id: str) -> str:
     return run_id.split("-")[0]
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    table = Table("Check", "", "Finding", box=box.SIMPLE_HEAD)
-    for finding in findings:
-        mark = "[green]well[/]" if finding.well else "[red]trouble[/]"
-        table.add_row(finding.what, mark, escape(finding.told))
-    return table
-
-
-def dead_letters_table(letters: Sequence[DeadLetter]) -> Table:
-    table = Table(
-        Column("Event", no_wrap=True),
-        *("Organization", "Store", "Topic", "Received (UTC)", "Why"),
-        box=box.SIMPLE_HEAD,
+def findings_table(findings: Sequence[Finding]) -> Listing:
+    return Listing(
+        groups=(("",), ("Finding",)),
+        rows=[
+            {
+                "": "[green]well[/]" if finding.well else "[red]trouble[/]",
+                "Finding": f"[bold]{finding.what}[/]: {escape(finding.told)}",
+            }
+            for finding in findings
+        ],
+        prose="Finding",
     )
-    for letter in letters:
-        table.add_row(
-            letter.id,
-            letter.organization_id,
-            letter.shop,
-            letter.topic,
-            moment(letter.received_at),
-            escape(letter.error),
-        )
-    return table
 
 
-def data_requests_table(filed: Sequence[DataRequest]) -> Table:
-    table = Table(
-        Column("Request", no_wrap=True),
-        *("Organization", "Store", "Customer", "Asked (UTC)", "Exported (UTC)"),
-        box=box.SIMPLE_HEAD,
+def dead_letters_table(letters: Sequence[DeadLetter]) -> Listing:
+    return Listing(
+        groups=(("Event", "Organization", "Store"), ("Received (UTC)", "Topic", "Why")),
+        rows=[
+            {
+                "Event": letter.id,
+                "Organization": letter.organization_id,
+                "Store": letter.shop,
+                "Received (UTC)": moment(letter.received_at),
+                "Topic": escape(letter.topic),
+                "Why": escape(letter.error),
+            }
+            for letter in letters
+        ],
+        prose="Why",
     )
-    for request in filed:
-        table.add_row(
-            request.id,
-            request.organization_id,
-            request.shop,
-            str(request.customer_id),
-            moment(request.requested_at),
-            moment(request.exported_at),
-        )
-    return table
+
+
+def data_requests_table(filed: Sequence[DataRequest]) -> Listing:
+    return Listing(
+        groups=(
+            ("Request", "Organization", "Store"),
+            ("Customer", "Asked (UTC)", "Exported (UTC)"),
+        ),
+        rows=[
+            {
+                "Request": request.id,
+                "Organization": request.organization_id,
+                "Store": request.shop,
+                "Customer": str(request.customer_id),
+                "Asked (UTC)": moment(request.requested_at),
+                "Exported (UTC)": moment(request.exported_at),
+            }
+            for request in filed
+        ],
+    )
 
 
 def moment(at: datetime | None) -> str:

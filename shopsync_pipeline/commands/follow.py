@@ -10,11 +10,13 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from shopsync_pipeline import local, views
 from shopsync_pipeline.commands.shared import Json, Organizations, err, examples, out, print_json
@@ -49,7 +51,7 @@ def sync(
     if as_json:
         print_json({"requests": [shown(request) for request in ended]})
     else:
-        out.print(views.requests_table(ended))
+        tell_what_was_done(ended)
     fail_where_one_did(ended)
 
 
@@ -61,8 +63,10 @@ def reconcile(organizations: Organizations = None, as_json: Json = False) -> Non
     if as_json:
         told = [views.reconciliation_of(each) for each in found]
         print_json({"requests": [shown(request) for request in ended], "reconciliations": told})
+    elif found:
+        out.print(views.reconciliations_table(found))
     else:
-        out.print(views.reconciliations_table(found) if found else views.requests_table(ended))
+        tell_what_was_done(ended)
     fail_where_one_did(ended)
 
 
@@ -88,6 +92,13 @@ def shown(request: SyncRequest) -> dict[str, Any]:
         "error": request.error,
         "runId": request.run_id,
     }
+
+
+def tell_what_was_done(ended: Sequence[SyncRequest]) -> None:
+    """Nothing was, where a request was refused before it had a run."""
+    done = [request for request in ended if request.run_id or request.status != "failed"]
+    if done:
+        out.print(views.requests_table(done))
 
 
 def fail_where_one_did(ended: Sequence[SyncRequest]) -> None:
@@ -134,19 +145,31 @@ def _followed(conn: Conn, request_ids: list[str], *, as_json: bool) -> list[Sync
             time.sleep(local.POLL_SECONDS)
 
 
+class Left(TimeRemainingColumn):
+    """Nothing where it cannot be told; and never a second time without a word beside the first."""
+
+    def render(self, task: Task) -> Text:
+        known = task.time_remaining and not task.finished
+        return super().render(task).append(" left") if known else Text()
+
+
 class Bars:
-    """One line an organization: what it does, rows so far, how much of it, and for how long."""
+    """One line an organization: what it does, rows so far, how much of it, and for how long.
+
+    Those that ended make room where the screen has not enough.
+    """
 
     def __init__(self, console: Console, *, shown: bool) -> None:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[told]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            Left(),
             console=console,
             disable=not shown,
+            transient=True,  # what is printed at the end says the same
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -163,7 +186,9 @@ class Bars:
             if request.id not in self._tasks:
                 self._tasks[request.id] = self._progress.add_task(name, total=None, told="")
             stores = [each for each in came if each.organization_id == request.organization_id]
-            self._progress.update(self._tasks[request.id], **bar_of(request, stores))
+            shown = request.status not in ENDED or len(found) < self._progress.console.height
+            task = self._tasks[request.id]
+            self._progress.update(task, visible=shown, **bar_of(request, stores))
 
 
 def bar_of(request: SyncRequest, stores: Sequence[progress.Progress]) -> dict[str, Any]:
@@ -173,7 +198,5 @@ def bar_of(request: SyncRequest, stores: Sequence[progress.Progress]) -> dict[st
     total = sum(known) if stores and len(known) == len(stores) else None
     if request.status in ENDED:
         return {"completed": 1, "total": 1, "told": request.status}
-    told = f"{rows:,} rows" if stores else request.status
-    if total:
-        told += f" of {total:,}, {min(rows, total) / total:.0%}"
+    told = f"{rows:,}{f' of {total:,}' if total else ''} rows" if stores else request.status
     return {"completed": rows, "total": total, "told": told}

@@ -1,11 +1,13 @@
 """What all commands share: where they print, what they take, how they reach the tables."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -17,8 +19,17 @@ from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 
-out = Console()
-err = Console(stderr=True)
+PIPED = 200
+"""Characters of a line where no terminal says how many: a row stays one line, for grep."""
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    told = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if told else PIPED)
+
+
+out = _console(sys.stdout, stderr=False)
+err = _console(sys.stderr, stderr=True)
 
 
 def examples(*commands: str) -> str:

@@ -194,7 +194,7 @@ def status_(
     if as_json:
         print_json({"stores": [{**camel(store), "state": store.state} for store in stores]})
         return
-    out.print(views.stores_table(stores, width=out.width))
+    out.print(views.stores_table(stores))
     for line in views.remedies(stores):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -213,7 +213,7 @@ def _watch(conn: Conn) -> None:
 
 
 def _screen(stores: Sequence[StoreStatus]) -> Group:
-    return Group(views.stores_table(stores, width=out.width), *map(Text, views.remedies(stores)))
+    return Group(views.stores_table(stores), *map(Text, views.remedies(stores)))
 
 
 def _named(store: Integration) -> dict[str, Any]:

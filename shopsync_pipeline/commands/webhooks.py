@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from shopsync_pipeline import views
-from shopsync_pipeline.commands.follow import asked, fail_where_one_did, shown
+from shopsync_pipeline.commands.follow import asked, fail_where_one_did, shown, tell_what_was_done
 from shopsync_pipeline.commands.shared import (
     Json,
     Organizations,
@@ -36,7 +36,7 @@ def enable(organizations: Organizations = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"requests": [shown(request) for request in ended], "stores": stores})
     else:
-        out.print(views.requests_table(ended))
+        tell_what_was_done(ended)
         for store in stores:
             out.print(_line(store), markup=False, soft_wrap=True)
     _warn_of_unsigned()
@@ -52,7 +52,7 @@ def disable(organizations: Organizations = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"requests": [shown(request) for request in ended]})
     else:
-        out.print(views.requests_table(ended))
+        tell_what_was_done(ended)
     fail_where_one_did(ended)
 
 
@@ -93,6 +93,7 @@ def _warn_of_unsigned() -> None:
             "SHOPIFY_WEBHOOK_SECRET, its app's client secret, and start shopsync up again.",
             style="yellow",
             markup=False,
+            soft_wrap=True,
         )
 
 

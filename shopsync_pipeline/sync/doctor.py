@@ -24,7 +24,7 @@ from shopsync_pipeline.sync.connect import REQUIRED_SCOPES
 from shopsync_pipeline.sync.engine import Engine, open_engine, open_store
 from shopsync_pipeline.sync.store import Store, probed_of
 from shopsync_pipeline.sync.subscriptions import receiver_of, wrong_subscriptions
-from shopsync_pipeline.sync.watch import SILENT_AFTER, is_silent, span, troubles
+from shopsync_pipeline.sync.watch import SILENT_AFTER, counted, is_silent, span, troubles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,14 +115,15 @@ def _keys(conn: Conn, engine: Engine) -> Finding:
 
 def _inbox(conn: Conn, found: Sequence[Trouble]) -> Finding:
     inbox = watch.inbox(conn)
-    told = f"{inbox.open} events wait" if inbox.open else "nothing waits"
+    waiting = "1 event waits" if inbox.open == 1 else f"{inbox.open} events wait"
+    told = waiting if inbox.open else "nothing waits"
     if oldest := inbox.oldest(held_back=False):
         told += f", the oldest for {span(oldest)}"
     if held := inbox.oldest(held_back=True):
         told += f"; one of a store in trouble or paused is {span(held)} old"
     late = [each for each in found if each.kind == "inbox_late"]
     if dead := inbox.events["dead"]:
-        told += f"; {dead} dead letters: shopsync webhooks dead"
+        told += f"; {counted(dead, 'dead letter')}: shopsync webhooks dead"
     if late:
         told += ": is the daemon running, and webhook_sensor on? shopsync up"
     return Finding(what="inbox", well=not dead and not late, told=told)

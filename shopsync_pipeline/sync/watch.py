@@ -131,7 +131,7 @@ def _dead(letters: DeadLetters) -> Trouble:
     found = _about(
         letters,
         "dead_letters",
-        f"has {letters.count} dead letters, the last from {letters.last:%Y-%m-%d}.",
+        f"has {counted(letters.count, 'dead letter')}, the last from {letters.last:%Y-%m-%d}.",
         "See: shopsync webhooks dead.",
     )
     return replace(found, last_at=letters.last)
@@ -233,3 +233,7 @@ def span(age: timedelta) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

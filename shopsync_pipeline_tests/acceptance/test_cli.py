@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from shopsync_pipeline.db import requests, watch
+from shopsync_pipeline.db import data_requests, integrations, requests, watch
+from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.models import SyncRequest
 from shopsync_pipeline_tests.world import World
 
 pytestmark = pytest.mark.deployment
@@ -139,7 +141,7 @@ def test_dead_letters_are_listed_with_their_reason_and_put_back(world: World) ->
     event = world.event("acme")["id"]
     assert event in listed
     assert "not JSON" in listed
-    assert "1 dead letters" in shopsync(world, "doctor").stdout
+    assert "1 dead letter:" in shopsync(world, "doctor").stdout
     refused(shopsync(world, "webhooks", "replay"), "--all")
     assert "1 put back" in shopsync(world, "webhooks", "replay", event).stdout
     assert world.event("acme")["status"] == "pending"
@@ -164,6 +166,74 @@ def test_a_data_request_is_exported_as_json(world: World) -> None:
     refused(shopsync(world, "data-requests", "export", "none"), "no data request")
 
 
+ORGANIZATION = "northern-lights-trading"
+LONG_SHOP = "northern-lights-outdoor-and-garden.myshopify.com"
+LONGEST = ("o" * 64, f"{'s' * 50}.myshopify.com")
+
+
+@pytest.mark.parametrize("width", ["80", "110", "200"])
+@pytest.mark.parametrize(
+    ("organization", "shop"),
+    [("acme", SHOP), (ORGANIZATION, LONG_SHOP), LONGEST],
+    ids=["short", "long", "longest"],
+)
+def test_every_id_and_shop_stands_whole_at_any_width(
+    world: World, organization: str, shop: str, width: str
+) -> None:
+    world.connect(organization, shop)
+    world.hear(organization, "customers/update", b"{")
+    body = {"customer": {"id": 7767510000123}, "data_request": {"id": 7}, "shop_domain": shop}
+    world.hear(organization, "customers/data_request", body)
+    world.drain()
+    with world.engine.pool.connection() as conn:
+        (asked,) = data_requests.everything(conn)
+        integrations.pause(conn, organization_id=organization, shop=shop)
+    event = world.events(organization)[0]["id"]
+
+    def whole(*command: str) -> set[str]:
+        shown = shopsync(world, *command, COLUMNS=width).stdout
+        table = shown.partition(f"{organization}, {shop}: ")[0]  # without what follows `status`
+        assert "…" not in shown
+        assert all(len(line) <= int(width) for line in table.splitlines())
+        return set(table.split())
+
+    assert {organization, shop} <= whole("status")
+    assert {organization, shop, event, "customers/update"} <= whole("webhooks", "dead")
+    listed = whole("data-requests", "list")
+    assert {organization, shop, asked.id, str(asked.customer_id)} <= listed
+
+
+def test_doctor_breaks_no_address(world: World) -> None:
+    address = f"{world.simulator.url}/behind/a/proxy/with/a/rather/long/path"
+    told = shopsync(world, "doctor", COLUMNS="80", APP_URL=address, RECEIVER_PORT="1").stdout
+    assert f"({address})" in told.split()
+    assert "…" not in told
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [(["sync"], "sync"), (["reconcile"], "reconcile"), (["webhooks", "enable"], "realtime")],
+    ids=" ".join,
+)
+def test_no_table_is_shown_where_nothing_was_done(
+    world: World, command: list[str], kind: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "shopsync_pipeline.cli", *command, "nosuch"],
+        env={**os.environ, **world.environ, "COLUMNS": "80"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        with world.engine.pool.connection() as conn:
+            (filed,) = filed_for(conn, waiting)
+            assert filed.kind == kind
+            requests.finish(conn, filed.id, error="nosuch: not known.")
+        shown, told = waiting.communicate(timeout=60)
+    assert (waiting.returncode, shown, told) == (1, "", "nosuch: not known.\n")
+
+
 def test_a_reconcile_is_asked_for_and_what_it_found_is_shown(world: World) -> None:
     store: Any = world.connect("acme", SHOP, customers=20)
     world.sync("acme")
@@ -181,30 +251,26 @@ def test_a_reconcile_is_asked_for_and_what_it_found_is_shown(world: World) -> No
         shown, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0
     (line,) = [line.split() for line in shown.splitlines() if "acme" in line]
-    assert line == [
-        "acme",
-        SHOP.removesuffix(".myshopify.com"),
-        "19",
-        "0",
-        "0",
-        "0",
-        "1",
-        "reconcile",
-    ]
+    assert line == ["acme", SHOP, "reconcile", "19", "0", "0", "0", "1"]
 
 
 def answer_as_dagster_does(world: World, waiting: subprocess.Popen[str]) -> None:
     """Reconcile as soon as a request is filed, under the run's id that World gives."""
     with world.engine.pool.connection() as conn:
-        while not (filed := requests.unfinished(conn)):
-            assert waiting.poll() is None
-            time.sleep(0.01)
+        filed = filed_for(conn, waiting)
         assert [(each.kind, each.organization_id) for each in filed] == [("reconcile", "acme")]
         ids = [each.id for each in filed]
         requests.begin(conn, ids, f"reconcile-{world.runs + 1}")
         (outcome,) = world.reconcile("acme")
         assert outcome.result is not None
         requests.answer(conn, ids, "acme", counts=outcome.result.counts, error=None)
+
+
+def filed_for(conn: Conn, waiting: subprocess.Popen[str]) -> list[SyncRequest]:
+    while not (filed := requests.unfinished(conn)):
+        assert waiting.poll() is None
+        time.sleep(0.01)
+    return filed
 
 
 def test_doctor_names_a_store_whose_webhooks_nobody_can_verify(world: World) -> None:
@@ -227,12 +293,12 @@ def test_doctor_tells_the_ages_and_names_what_is_late_silent_or_refused(world: W
         )
         conn.execute("""UPDATE integrations SET "lastSyncAt" = now() - interval '4 hours'""")
     told = " ".join(shopsync(world, "doctor", COLUMNS="400").stdout.split())
-    assert "webhook_sensor trouble ticked 3 h ago: is the daemon running" in told
-    assert "sync_request_sensor well has not ticked yet" in told
+    assert "trouble webhook_sensor: ticked 3 h ago: is the daemon running" in told
+    assert "well sync_request_sensor: has not ticked yet" in told
     assert "7 deliveries failed verification" in told
     assert "10 customers, synced 4 h ago" in told
     assert f"acme, {SHOP} was last synced 4 h ago." in told
-    assert "keys well" in told
+    assert "well keys:" in told
     newer = f"{Fernet.generate_key().decode()},{world.environ['SHOPSYNC_ENCRYPTION_KEY']}"
     told = shopsync(world, "doctor", COLUMNS="400", SHOPSYNC_ENCRYPTION_KEY=newer).stdout
     assert "shopsync rotate-keys" in told

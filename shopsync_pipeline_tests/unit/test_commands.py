@@ -1,5 +1,6 @@
 """What the command line says of itself."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -50,6 +51,13 @@ def test_help_shows_the_examples(path: tuple[str, ...]) -> None:
     assert shown.exit_code == 0
     for words in given_in(LEAVES[path]):
         assert f"$ shopsync {' '.join(words)}" in shown.output
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_help_breaks_a_sentence_only_where_the_terminal_ends(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "400"}).output
+    for paragraph in inspect.cleandoc(LEAVES[path].help).split("\n\n"):
+        assert " ".join(paragraph.replace("`", "").split()) in shown
 
 
 def test_the_version_is_told() -> None:
@@ -117,7 +125,7 @@ def came(rows: int, expected: int | None) -> Progress:
         (
             "running",
             [came(250, 800), came(1000, 1200)],
-            {"completed": 1250, "total": 2000, "told": "1,250 rows of 2,000, 62%"},
+            {"completed": 1250, "total": 2000, "told": "1,250 of 2,000 rows"},
         ),
         (
             "running",

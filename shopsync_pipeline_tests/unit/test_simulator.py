@@ -124,6 +124,23 @@ def codes(answer: Answer) -> list[str]:
 # schema and documents
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [([], "required: FULL.json.gz"), (["none.gz"], "there is no file none.gz")],
+)
+def test_the_schema_is_trimmed_of_a_file_that_is_there(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        trim_schema.main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        trim_schema.main(["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m shopify_simulator.trim_schema")
+
+
 @pytest.mark.parametrize("path", trim_schema.read_documents(), ids=lambda path: path.name)
 def test_every_document_is_valid_against_the_trimmed_schema(path: Path) -> None:
     whole = trim_schema.read_documents([path.parent])[path]
