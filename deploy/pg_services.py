@@ -3,7 +3,7 @@
 It finds the services `shopsync` and `dagster` in its PGSERVICEFILE, so that no password is an
 argument, and the programs of Postgres 18 on its PATH, which read servers from 9.2 on. Where no
 DATABASE_URL is set the embedded Postgres runs meanwhile. Databases are made, tables are not: a
-restore brings them. With --alone nothing else may run in the home of this deployment.
+restore brings them. With --alone it refuses while `shopsync up` or the like works in this home.
 """
 
 import os
@@ -43,6 +43,8 @@ def _make_dagsters(settings: Settings, admin_url: str) -> None:
     if settings.dagster_postgres_url is not None:
         return
     password = local.role_password(settings, admin_url, roles.DAGSTER_ROLE)
+    if password is None:
+        raise ConfigurationError(local.password_lost(settings, roles.DAGSTER_ROLE))
     left = roles.apply(admin_url, roles.dagster_steps(password))
     if left:
         told = "As an administrator, run this first, or set DAGSTER_POSTGRES_URL:"

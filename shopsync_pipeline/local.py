@@ -17,7 +17,7 @@ from shopsync_pipeline import secrets_file
 from shopsync_pipeline.db import credentials, roles, schema
 from shopsync_pipeline.db.engine import connect, dagster_url, refuse_transaction_pooler
 from shopsync_pipeline.db.flocks import open_lock, try_exclusive
-from shopsync_pipeline.db.server import embedded_server, running_port
+from shopsync_pipeline.db.server import ServerAddress, embedded_server, running_port
 from shopsync_pipeline.errors import ConfigurationError
 from shopsync_pipeline.settings import Settings
 
@@ -28,6 +28,11 @@ PASSWORDS = {
     roles.DAGSTER_ROLE: "SHOPSYNC_DAGSTER_PASSWORD",
 }
 """Of the roles that we make, as the file of secrets names them."""
+
+LOGINS = {
+    roles.RECEIVER_ROLE: "RECEIVER_DATABASE_URL",
+    roles.DAGSTER_ROLE: "DAGSTER_POSTGRES_URL",
+}
 
 
 @contextmanager
@@ -78,15 +83,16 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def admin_url(settings: Settings, database: str) -> str:
-    """As the administrator of the embedded server. Raises ConfigurationError for any other, whose
-    administrator we do not know."""
+@contextmanager
+def embedded_admin(settings: Settings) -> Iterator[ServerAddress]:
+    """The embedded server, to be entered as its administrator. Raises ConfigurationError for any
+    other, whose administrator we do not know."""
     if settings.database_url is not None:
         raise ConfigurationError(
             "DATABASE_URL is set. Its administrator is not ours: ask who runs that server."
         )
     with databases(settings), embedded_server(cluster(settings)) as server:
-        return server.url(database)
+        yield server
 
 
 def cluster(settings: Settings) -> Path:
@@ -148,9 +154,10 @@ def role_password(settings: Settings, url: str, role: str) -> str | None:
 
 def password_lost(settings: Settings, role: str) -> str:
     return (
-        f"The role {role} is there already, and its password ({PASSWORDS[role]}) is not in "
-        f"{settings.secrets_file}. Bring that file back. If it is lost, have an administrator "
-        f"run ALTER ROLE {role} PASSWORD '...', and put {PASSWORDS[role]}=... into the file."
+        f"The role {role} is there already, and its password is not in {settings.secrets_file}. "
+        f"Bring that file back, or set {LOGINS[role]} to the address with it. If it is lost, have "
+        f"an administrator run ALTER ROLE {role} PASSWORD '...', and put {PASSWORDS[role]}=... "
+        "into the file. Other deployments on that server may use the role too."
     )
 
 
@@ -242,21 +249,22 @@ def receiver_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.receiver_port}"
 
 
-def ui_url(settings: Settings) -> str:
+def ui_here(settings: Settings) -> str:
     return f"http://127.0.0.1:{settings.webserver_port}"
 
 
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
-    """What only one may do in a home at a time: run, make a new key, restore.
+    """For `shopsync up`, the demo, a restore and new keys: one of them in a home at a time.
 
-    Raises ConfigurationError where somebody does.
+    Raises ConfigurationError where another is at work.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     with open_lock(settings.home / "running.lock") as lock:
         if not try_exclusive(lock):
             raise ConfigurationError(
-                f"Shopsync runs in {_near(settings.home)} already. Stop it first, with Ctrl-C."
+                f"Shopsync is at work in {_near(settings.home)}: `shopsync up`, a demo, a restore "
+                "or new keys. Stop it, or wait for its end."
             )
         yield
 

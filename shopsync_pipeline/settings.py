@@ -162,12 +162,18 @@ def _linger(values: Mapping[str, str], default: int) -> int:
 
 
 def _address(variable: str, text: str | None, meaning: str) -> str | None:
-    """Without a slash at its end; paths are put behind it."""
+    """Without a slash at its end; paths are put behind it. Links are shown, so no password."""
     if not text:
         return None
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError(f"{variable} must be {meaning}, not {text!r}.")
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        raise ConfigurationError(f"{variable} must be {meaning}.")
+    if parts.username is not None:
+        raise ConfigurationError(f"{variable} must not hold a login: it is shown in links.")
     return text.rstrip("/")
 
 

@@ -1,6 +1,6 @@
 """`shopsync db` and `shopsync rotate-keys`: tables, roles, keys."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Annotated
 
@@ -87,12 +87,12 @@ def url_(
     """
     settings = Settings.from_env()
     running = local.running_database(settings) is not None
-    if admin:
-        database = roles.DAGSTER_DATABASE if dagster else local.OWNER
-        found: str | None = local.admin_url(settings, database)
-    else:
-        with local.databases(settings) as prepared:
-            found = prepared.dagster_postgres_url if dagster else prepared.database_url
+    with ExitStack() as stack:
+        server = stack.enter_context(local.embedded_admin(settings)) if admin else None
+        prepared = stack.enter_context(local.databases(settings))
+        found = prepared.dagster_postgres_url if dagster else prepared.database_url
+        if found and server:
+            found = server.url(roles.DAGSTER_DATABASE if dagster else local.OWNER)
     if found is None:
         raise ConfigurationError("Dagster was never started here; start it: shopsync up")
     if not running:

@@ -19,8 +19,8 @@ from shopsync_pipeline.errors import ConfigurationError, ShopsyncError
 from shopsync_pipeline.models import Integration
 from shopsync_pipeline.settings import Settings, checked_organization, checked_shop
 
-PIPED = 200
-"""Characters of a line where no terminal says how many: a row stays one line, for grep."""
+PIPED = 10_000
+"""Characters of a line where no terminal says how many: a row is one line, for grep."""
 
 
 def _console(stream: TextIO, *, stderr: bool) -> Console:

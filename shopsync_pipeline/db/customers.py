@@ -288,15 +288,19 @@ class StoreCount:
 
 
 def counts_by_store(conn: Conn) -> list[StoreCount]:
-    """Active stores that were read to the end; one in the middle of a window has no count yet."""
+    """Active stores that were read to the end; one in the middle of a window has no count yet. Who
+    was made or found deleted since Shopify was asked is left as it was then."""
     with conn.cursor(row_factory=kwargs_row(StoreCount)) as cursor:
         return cursor.execute(
             """
             SELECT i."organizationId" AS organization_id, i."shop" AS shop,
-                   count(c."integrationId") AS here, i."customersCount" AS in_shopify,
+                   count(*) FILTER (
+                     WHERE c."shopifyCreatedAt" <= i."customersCountAt"
+                       AND (c."deletedAt" IS NULL OR c."deletedAt" > i."customersCountAt")
+                   ) AS here, i."customersCount" AS in_shopify,
                    i."customersCountAt" AS asked_at
             FROM integrations i
-            LEFT JOIN customers c ON c."integrationId" = i."id" AND c."deletedAt" IS NULL
+            LEFT JOIN customers c ON c."integrationId" = i."id"
             WHERE i."isActive" AND i."watermark" IS NOT NULL AND i."windowTo" IS NULL
               AND i."customersCount" IS NOT NULL
             GROUP BY i."id" ORDER BY i."organizationId", i."shop"

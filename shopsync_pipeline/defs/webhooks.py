@@ -45,6 +45,7 @@ from shopsync_pipeline.defs.schedules import known_organizations
 from shopsync_pipeline.errors import DatabaseTrouble
 from shopsync_pipeline.settings import Settings
 from shopsync_pipeline.sync.drain import DrainOrder, drain
+from shopsync_pipeline.sync.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None
             for event in lineage_of(report, context.run_id):
                 _log(context, event, until)
             if not checked:
-                for evaluation in read(engine.pool, lambda conn: list(checks.evaluations(conn))):
-                    _log(context, evaluation, until)
+                _log_checks(context, engine, until)
                 checked = True
 
 
@@ -116,6 +116,17 @@ def drain_inbox(context: OpExecutionContext, shopsync: ShopsyncResource) -> None
 )
 def apply_webhooks() -> None:
     drain_inbox()
+
+
+def _log_checks(context: OpExecutionContext, engine: Engine, until: float) -> None:
+    """That they cannot be evaluated stops no drain."""
+    try:
+        evaluations = read(engine.pool, lambda conn: list(checks.evaluations(conn)))
+    except DatabaseTrouble as trouble:
+        log.warning("The checks of customers were not evaluated: %s", trouble)
+        return
+    for evaluation in evaluations:
+        _log(context, evaluation, until)
 
 
 def _log(

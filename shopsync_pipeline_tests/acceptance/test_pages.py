@@ -166,7 +166,7 @@ def follow_the_run(page: Page, deployment: Deployment) -> None:
     address = link.get_attribute("href")
     assert address is not None
     link.click()
-    page.wait_for_url(f"{local.ui_url(deployment.settings)}/runs/*", wait_until="commit")
+    page.wait_for_url(f"{local.ui_here(deployment.settings)}/runs/*", wait_until="commit")
     assert page.url == address
     expect(page.get_by_text(address.rsplit("/", 1)[1][:8]).first).to_be_visible(timeout=SYNC_MS)
     expect(page.get_by_text("apply_webhooks").first).to_be_visible(timeout=SYNC_MS)

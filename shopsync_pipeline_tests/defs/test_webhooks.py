@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -292,11 +293,17 @@ def test_a_drain_tells_of_the_inbox_and_of_each_organization_it_wrote(
 def test_the_checks_speak_of_what_a_drain_wrote_too(
     world: World, instance: DagsterInstance, store: Any
 ) -> None:
-    """Dagster's UI called them not evaluated from the first webhook to the next pull."""
+    """Dagster's UI called them not evaluated from the first webhook to the next pull. Who was made
+    or deleted since is in no count of Shopify's yet."""
     defs.resolve_job_def("sync_customers").execute_in_process(
         instance=instance, partition_key="acme"
     )
-    hear_an_edit(world, store)
+    world.simulator.clock.set(datetime.now(UTC) + timedelta(seconds=10))
+    made = store.create(firstName="New")
+    world.hear("acme", "customers/create", {"id": int(made["legacyResourceId"])})
+    gone = hear_an_edit(world, store)
+    store.delete(gone)
+    world.hear("acme", "customers/delete", {"id": gone})
     run_id = drained(instance)
     keys = [spec.key for spec in checks.SPECS]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)

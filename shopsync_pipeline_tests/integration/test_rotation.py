@@ -317,7 +317,7 @@ def test_no_new_key_is_made_while_the_deployment_runs_nor_for_a_key_set_elsewher
     with socket.create_server(("127.0.0.1", int(environ["RECEIVER_PORT"]))):
         refused(shopsync(world, "rotate-keys", "--new", **environ), "RECEIVER_PORT")
     with local.alone(Settings.from_env(world.environ)):  # on other ports
-        refused(shopsync(world, "rotate-keys", "--new", **environ), "Stop it first")
+        refused(shopsync(world, "rotate-keys", "--new", **environ), "is at work in")
     elsewhere = environ | {"SHOPSYNC_ENCRYPTION_KEY": Fernet.generate_key().decode()}
     refused(shopsync(world, "rotate-keys", "--new", **elsewhere), "docs/security.md")
     assert secrets.read_text() == before

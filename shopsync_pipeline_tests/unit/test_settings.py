@@ -92,11 +92,22 @@ def test_alerts_go_by_https_or_to_this_machine_and_the_address_is_not_told(url: 
 
 @pytest.mark.parametrize("variable", ["APP_URL", "DAGSTER_WEBSERVER_URL"])
 @pytest.mark.parametrize(
-    "url", ["dagster.example.com", "ftp://a.example", "https://", "https://a?b"]
+    "url",
+    [
+        "dagster.example.com",
+        "ftp://a.example",
+        "https://",
+        "https://a?b",
+        "https://[",
+        "http://a:b",
+    ],
 )
 def test_an_address_that_people_follow_must_be_one(variable: str, url: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{variable} must be .* not '"):
+    with pytest.raises(ConfigurationError, match=f"{variable} must be .* such as https://"):
         Settings.from_env({variable: url})
+    with pytest.raises(ConfigurationError, match=f"{variable} must not hold a login") as refused:
+        Settings.from_env({variable: "https://ada:hunter2@dagster.example.com"})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_links_to_the_ui_go_to_its_public_address_or_to_this_machine() -> None:
