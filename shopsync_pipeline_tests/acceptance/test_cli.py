@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from io import StringIO
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from rich.console import Console
 
-from shopsync_pipeline.db import data_requests, integrations, requests, watch
+from shopsync_pipeline import views
+from shopsync_pipeline.db import data_requests, dead_letters, requests, status, watch
 from shopsync_pipeline.db.engine import Conn
+from shopsync_pipeline.listing import Listing
 from shopsync_pipeline.models import SyncRequest
 from shopsync_pipeline_tests.world import World
 
@@ -166,19 +170,15 @@ def test_a_data_request_is_exported_as_json(world: World) -> None:
     refused(shopsync(world, "data-requests", "export", "none"), "no data request")
 
 
-ORGANIZATION = "northern-lights-trading"
-LONG_SHOP = "northern-lights-outdoor-and-garden.myshopify.com"
+LONG = ("northern-lights-trading", "northern-lights-outdoor-and-garden.myshopify.com")
 LONGEST = ("o" * 64, f"{'s' * 50}.myshopify.com")
 
 
-@pytest.mark.parametrize("width", ["80", "110", "200"])
 @pytest.mark.parametrize(
-    ("organization", "shop"),
-    [("acme", SHOP), (ORGANIZATION, LONG_SHOP), LONGEST],
-    ids=["short", "long", "longest"],
+    ("organization", "shop"), [("acme", SHOP), LONG, LONGEST], ids=["short", "long", "longest"]
 )
 def test_every_id_and_shop_stands_whole_at_any_width(
-    world: World, organization: str, shop: str, width: str
+    world: World, organization: str, shop: str
 ) -> None:
     world.connect(organization, shop)
     world.hear(organization, "customers/update", b"{")
@@ -186,21 +186,24 @@ def test_every_id_and_shop_stands_whole_at_any_width(
     world.hear(organization, "customers/data_request", body)
     world.drain()
     with world.engine.pool.connection() as conn:
-        (asked,) = data_requests.everything(conn)
-        integrations.pause(conn, organization_id=organization, shop=shop)
-    event = world.events(organization)[0]["id"]
+        stores, letters = status.stores(conn), dead_letters.dead(conn)
+        (asked,) = filed = data_requests.everything(conn)
+    store = {organization, shop}
+    for width in (80, 110, 200):
+        assert store <= whole(views.stores_table(stores), width)
+        event = {letters[0].id, "customers/update"}
+        assert store | event <= whole(views.dead_letters_table(letters), width)
+        person = {asked.id, "7767510000123"}
+        assert store | person <= whole(views.data_requests_table(filed), width)
 
-    def whole(*command: str) -> set[str]:
-        shown = shopsync(world, *command, COLUMNS=width).stdout
-        table = shown.partition(f"{organization}, {shop}: ")[0]  # without what follows `status`
-        assert "…" not in shown
-        assert all(len(line) <= int(width) for line in table.splitlines())
-        return set(table.split())
 
-    assert {organization, shop} <= whole("status")
-    assert {organization, shop, event, "customers/update"} <= whole("webhooks", "dead")
-    listed = whole("data-requests", "list")
-    assert {organization, shop, asked.id, str(asked.customer_id)} <= listed
+def whole(listing: Listing, width: int) -> set[str]:
+    """Its words, in lines of so many characters."""
+    shown = StringIO()
+    Console(file=shown, width=width).print(listing)
+    assert "…" not in shown.getvalue()
+    assert all(len(line) <= width for line in shown.getvalue().splitlines())
+    return set(shown.getvalue().split())
 
 
 def test_doctor_breaks_no_address(world: World) -> None:
