@@ -128,6 +128,7 @@ def test_a_scope_that_is_gone(world: World, store: Any) -> None:
     assert "Grant the app read_customers" in found
 
 
+@pytest.mark.faults
 def test_shopify_out_of_reach(world: World, store: Any) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}/{{shop}}"
     found = told(world, SHOPIFY_ENDPOINT=endpoint)
