@@ -42,9 +42,7 @@ def _make_dagsters(settings: Settings, admin_url: str) -> None:
     """Where it is not one of another address."""
     if settings.dagster_postgres_url is not None:
         return
-    password = local.role_password(settings, admin_url, roles.DAGSTER_ROLE)
-    if password is None:
-        raise ConfigurationError(local.password_lost(settings, roles.DAGSTER_ROLE))
+    password = local.needed_password(settings, admin_url, roles.DAGSTER_ROLE)
     left = roles.apply(admin_url, roles.dagster_steps(password))
     if left:
         told = "As an administrator, run this first, or set DAGSTER_POSTGRES_URL:"

@@ -70,7 +70,7 @@ def up() -> None:
         out.print("Starting the receiver and Dagster ...")
         with processes.deployment_running(settings) as running:
             receiver = local.receiver_url(settings)
-            out.print(f"Dagster UI   {local.ui_here(settings)}")
+            out.print(f"Dagster UI   {settings.ui_here}")
             out.print(f"Receiver     {receiver}")
             out.print(f"Customers page {receiver}/dashboard/customers", soft_wrap=True)
             out.print(f"Secrets      {settings.secrets_file}, as far as none were given")

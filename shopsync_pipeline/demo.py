@@ -48,7 +48,7 @@ def run(settings: Settings, out: Console, *, once: bool) -> None:
         out.print("Postgres and the simulated stores run. Starting the receiver and Dagster ...")
         stack.enter_context(processes.deployment_running(settings))
         conn = stack.enter_context(connect(settings.required_database_url()))
-        out.print(f"Dagster UI  {local.ui_here(settings)}")
+        out.print(f"Dagster UI  {settings.ui_here}")
         out.print(f"Receiver    {local.receiver_url(settings)}")
         page = f"{local.receiver_url(settings)}/dashboard/customers"
         out.print(f"Customers page {page}", soft_wrap=True)

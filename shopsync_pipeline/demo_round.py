@@ -105,7 +105,7 @@ class Round:
         spread = f" in the median, 99 % in {high:.3f} s" if len(arrivals) > 1 else ""
         self._out.print(f"   {title}: from the store to the row {middle:.3f} s{spread}")
         for run in sorted({arrival.run_id for arrival in arrivals}):
-            self._out.print(f"   Run {local.ui_here(self._settings)}/runs/{run}", style="dim")
+            self._out.print(f"   Run {self._settings.ui_here}/runs/{run}", style="dim")
 
     def _arrivals_table(self, arrivals: list[Arrival]) -> Table:
         table = Table("Organization", "Topic", "Became", "ms", "Run", box=box.SIMPLE_HEAD)
@@ -169,7 +169,7 @@ class Round:
             )
         self._out.print(table)
         for run in runs:
-            self._out.print(f"Run {local.ui_here(self._settings)}/runs/{run}", style="dim")
+            self._out.print(f"Run {self._settings.ui_here}/runs/{run}", style="dim")
 
     def _expect(self, *, inserted: list[int], updated: list[int]) -> None:
         for position, store in enumerate(STORES):
@@ -206,7 +206,7 @@ class Round:
     def _figures(self, store: DemoStore) -> dict[str, float]:
         """Of the organization's latest materialization, as Dagster's UI shows them."""
         answer = http.post(
-            f"{local.ui_here(self._settings)}/graphql",
+            f"{self._settings.ui_here}/graphql",
             json={"query": MATERIALIZATION, "variables": {"key": store.organization}},
             timeout=30,
         ).json()

@@ -108,9 +108,7 @@ def _prepared(settings: Settings, admin_url: str, migrate: bool) -> Settings:
         return replace(settings, dagster_postgres_url=dagster_url(settings.dagster_postgres_url))
     if not migrate and not secrets_file.kept(settings, PASSWORDS[roles.DAGSTER_ROLE]):
         return settings  # no Dagster was started here yet
-    password = role_password(settings, admin_url, roles.DAGSTER_ROLE)
-    if password is None:
-        raise ConfigurationError(password_lost(settings, roles.DAGSTER_ROLE))
+    password = needed_password(settings, admin_url, roles.DAGSTER_ROLE)
     if migrate and roles.apply(admin_url, roles.dagster_steps(password)):
         raise ConfigurationError(
             "The user of DATABASE_URL may not create Dagster's role and database. Have an "
@@ -150,6 +148,14 @@ def role_password(settings: Settings, url: str, role: str) -> str | None:
     with connect(url) as conn:
         there = roles.exists(conn, role)
     return None if there else secrets_file.made(settings, PASSWORDS[role], _token)
+
+
+def needed_password(settings: Settings, url: str, role: str) -> str:
+    """The same; raises ConfigurationError in place of None."""
+    password = role_password(settings, url, role)
+    if password is None:
+        raise ConfigurationError(password_lost(settings, role))
+    return password
 
 
 def password_lost(settings: Settings, role: str) -> str:
@@ -247,10 +253,6 @@ def project_file(name: str) -> Path:
 def receiver_url(settings: Settings) -> str:
     host = settings.receiver_host
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.receiver_port}"
-
-
-def ui_here(settings: Settings) -> str:
-    return f"http://127.0.0.1:{settings.webserver_port}"
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def deployment_running(settings: Settings) -> Iterator[Processes]:
             processes.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
             address = ("-h", "127.0.0.1", "-p", str(settings.webserver_port))
             processes.start("webserver", "dagster_webserver", "-w", workspace, *address, env=env)
-            ready, ui = f"{local.receiver_url(settings)}/readyz", local.ui_here(settings)
+            ready, ui = f"{local.receiver_url(settings)}/readyz", settings.ui_here
             processes.wait_until(lambda: _answers(ready), "The receiver")
             processes.wait_until(lambda: _answers(f"{ui}/server_info"), "The Dagster UI")
             yield processes

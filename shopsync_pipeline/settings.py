@@ -86,9 +86,14 @@ class Settings:
         )
 
     @property
+    def ui_here(self) -> str:
+        """Of the UI that `shopsync up` starts, on this machine."""
+        return f"http://127.0.0.1:{self.webserver_port}"
+
+    @property
     def ui_url(self) -> str:
         """Of Dagster's UI, for links that people follow; no slash at its end."""
-        return self.webserver_url or f"http://127.0.0.1:{self.webserver_port}"
+        return self.webserver_url or self.ui_here
 
     @property
     def secrets_file(self) -> Path:

@@ -101,21 +101,18 @@ def analyst_grant() -> Step:
 
 
 def dagster_steps(password: str | None) -> list[Step]:
-    """None where the role is there already; else it must be long and random. Dagster logs in anew
-    for every event it writes, and the iterations that slow down the guessing of weak passwords
-    would be a fifth of its CPU."""
+    """The password may be None where the role is there already; else it must be long and random.
+    Dagster logs in anew for every event it writes, and the iterations that slow down the guessing
+    of weak passwords would be a fifth of its CPU."""
     role = sql.Identifier(DAGSTER_ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} CONNECTION LIMIT {}").format(
         role, sql.Literal(password), sql.Literal(DAGSTER_CONNECTIONS)
     )
-    making = [
+    database = sql.Identifier(DAGSTER_DATABASE)
+    return [
         _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.Literal("1"))),
         _for_dagsters_role(create),
         _for_dagsters_role(sql.SQL(SCRAM_ITERATIONS).format(sql.SQL("reset_val"))),
-    ]
-    database = sql.Identifier(DAGSTER_DATABASE)
-    return [
-        *([] if password is None else making),
         # Only a member of a role may give it a database; needed where the caller is no superuser.
         _for_database(sql.SQL("GRANT {} TO CURRENT_USER").format(role), DATABASE_EXISTS),
         _for_database(
@@ -129,11 +126,11 @@ def dagster_steps(password: str | None) -> list[Step]:
 
 def receiver_steps(password: str | None) -> list[Step]:
     """Run them after the migrations: they grant what the tables of this release have. The password
-    is None where the role is there already."""
+    may be None where the role is there already."""
     role = sql.Identifier(RECEIVER_ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
     return [
-        *([] if password is None else [_create_role(create, RECEIVER_ROLE)]),
+        _create_role(create, RECEIVER_ROLE),
         _may_connect(RECEIVER_ROLE),
         Step(statement=sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role)),
         *receiver_grants(),

@@ -136,7 +136,7 @@ def deployed_with_celery(**environ: str) -> Iterator[CeleryDeployment]:
             started.start(name, *compose_command("worker"), "-n", f"{name}@%h", env=env)
             for name in ("one", "two")
         ]
-        started.wait_until(lambda: answers(f"{local.ui_here(settings)}/server_info"), "The UI")
+        started.wait_until(lambda: answers(f"{settings.ui_here}/server_info"), "The UI")
         started.wait_until(lambda: all(" ready." in log.read_text() for log in workers), "A worker")
         started.start("daemon", "dagster._daemon", "run", "-w", workspace, env=env)
         deployment = CeleryDeployment(

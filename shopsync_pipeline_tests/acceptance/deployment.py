@@ -280,7 +280,7 @@ class Deployment:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         answer = http.post(
-            f"{local.ui_here(self.settings)}/graphql",
+            f"{self.settings.ui_here}/graphql",
             json={"query": query, "variables": variables},
             timeout=30,
         ).json()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from shopsync_pipeline import local
 from shopsync_pipeline_tests.acceptance.deployment import Deployment, SimulatedStore, deployed
 
 pytestmark = pytest.mark.pages
@@ -166,7 +165,7 @@ def follow_the_run(page: Page, deployment: Deployment) -> None:
     address = link.get_attribute("href")
     assert address is not None
     link.click()
-    page.wait_for_url(f"{local.ui_here(deployment.settings)}/runs/*", wait_until="commit")
+    page.wait_for_url(f"{deployment.settings.ui_here}/runs/*", wait_until="commit")
     assert page.url == address
     expect(page.get_by_text(address.rsplit("/", 1)[1][:8]).first).to_be_visible(timeout=SYNC_MS)
     expect(page.get_by_text("apply_webhooks").first).to_be_visible(timeout=SYNC_MS)
